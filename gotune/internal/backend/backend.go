@@ -1,0 +1,156 @@
+// Package backend opens the GoMLX backends that gotune's engine computes on:
+//
+//	xla:cuda  XLA on an NVIDIA GPU, T4 (sm_75) and newer
+//	xla:cpu   XLA on the CPU
+//	go        GoMLX's own backend in Go: slower, but it needs no plugin
+//
+// A process opens a PJRT plugin once; [Open] returns the same backend for the
+// same name from then on.
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/go-xla/compute/xla"
+
+	"github.com/gotune/gotune/cuda"
+)
+
+// Names of the backends. Auto takes the first that works, in the order CUDA,
+// CPU, Go.
+const (
+	Auto = "auto"
+	CUDA = "xla:cuda"
+	CPU  = "xla:cpu"
+	Go   = "go"
+)
+
+// EnvMemoryFraction names an environment variable with a number in (0, 1]: the
+// share of a GPU's memory that the backend takes as its pool when it starts.
+// Unset, memory is taken as it is needed. 0.104 of an H200 is a T4's 14.5 GiB.
+const EnvMemoryFraction = "GOTUNE_MEMORY_FRACTION"
+
+// A Backend is an open backend with what is known of its device.
+type Backend struct {
+	compute.Backend
+	Kind   string       // CUDA, CPU or Go
+	Plugin cuda.Plugin  // zero for Go
+	GPU    *cuda.Device // nil unless Kind is CUDA
+}
+
+var (
+	mu   sync.Mutex
+	open = map[string]*Backend{}
+)
+
+func init() { xla.EnableAutoInstall(false) } // plugins come from package cuda alone
+
+// Open returns the backend of that name. For [Auto] it returns the first that
+// opens, and an error only if even [Go] does not.
+func Open(name string) (*Backend, error) {
+	mu.Lock()
+	defer mu.Unlock()
+	switch name {
+	case "", Auto:
+		return openAuto()
+	case CUDA, CPU, Go:
+		return openNamed(name)
+	}
+	return nil, fmt.Errorf("open backend: %q, want %s, %s, %s or %s", name, Auto, CUDA, CPU, Go)
+}
+
+func openAuto() (*Backend, error) {
+	var errs []error
+	for _, n := range []string{CUDA, CPU, Go} {
+		if n == CUDA {
+			if d, err := cuda.Devices(); err != nil || len(d) == 0 {
+				continue
+			}
+		}
+		b, err := openNamed(n)
+		if err == nil {
+			return b, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func openNamed(name string) (*Backend, error) {
+	if b := open[name]; b != nil {
+		return b, nil
+	}
+	b := &Backend{Kind: name}
+	var err error
+	switch name {
+	case CUDA:
+		err = b.openCUDA()
+	case CPU:
+		err = b.openCPU()
+	case Go:
+		b.Backend, err = gobackend.New("")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open backend %s: %w", name, err)
+	}
+	open[name] = b
+	return b, nil
+}
+
+func (b *Backend) openCPU() (err error) {
+	if b.Plugin, err = cuda.Find(cuda.CPU); err != nil {
+		return err
+	}
+	b.Backend, err = xla.New(b.Plugin.Path)
+	return err
+}
+
+func (b *Backend) openCUDA() (err error) {
+	devices, err := cuda.Devices()
+	if err != nil {
+		return fmt.Errorf("%w; use %s, or choose a runtime with a GPU", err, CPU)
+	}
+	if len(devices) == 0 {
+		return fmt.Errorf("the CUDA driver shows no GPU; use %s", CPU)
+	}
+	b.GPU = &devices[0]
+	if b.Plugin, err = cuda.Find(cuda.CUDA); err != nil {
+		return err
+	}
+	// Triton's GEMMs are no faster at these shapes, and leaving them out halves compilation.
+	flags := []string{"--xla_gpu_enable_triton_gemm=false"}
+	if b.Plugin.DataDir != "" {
+		flags = append(flags, "--xla_gpu_cuda_data_dir="+b.Plugin.DataDir)
+	}
+	if err := addXLAFlags(flags...); err != nil {
+		return err
+	}
+	if err := os.Setenv("GOPJRT_CUDA_CHECKS", "0"); err != nil { // package cuda has looked already
+		return err
+	}
+	config := b.Plugin.Path + ",preallocate=false"
+	if f := os.Getenv(EnvMemoryFraction); f != "" {
+		config = b.Plugin.Path + ",preallocate=true,memory_fraction=" + f
+	}
+	b.Backend, err = xla.New(config)
+	return err
+}
+
+// addXLAFlags appends the flags that XLA_FLAGS does not set yet, so that a
+// user's own setting wins.
+func addXLAFlags(flags ...string) error {
+	have := os.Getenv("XLA_FLAGS")
+	for _, f := range flags {
+		name, _, _ := strings.Cut(f, "=")
+		if !strings.Contains(have, name+"=") {
+			have = strings.TrimSpace(have + " " + f)
+		}
+	}
+	return os.Setenv("XLA_FLAGS", have)
+}
