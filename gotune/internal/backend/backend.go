@@ -36,24 +36,28 @@ const (
 // Unset, memory is taken as it is needed. 0.104 of an H200 is a T4's 14.5 GiB.
 const EnvMemoryFraction = "GOTUNE_MEMORY_FRACTION"
 
-// A Backend is an open backend with what is known of its device.
-type Backend struct {
-	compute.Backend
-	Kind   string       // CUDA, CPU or Go
+// Info is what is known of an open backend.
+type Info struct {
+	Name   string       // CUDA, CPU or Go
 	Plugin cuda.Plugin  // zero for Go
-	GPU    *cuda.Device // nil unless Kind is CUDA
+	GPU    *cuda.Device // nil unless Name is CUDA
+}
+
+type opened struct {
+	compute compute.Backend
+	info    Info
 }
 
 var (
 	mu   sync.Mutex
-	open = map[string]*Backend{}
+	open = map[string]*opened{}
 )
 
 func init() { xla.EnableAutoInstall(false) } // plugins come from package cuda alone
 
 // Open returns the backend of that name. For [Auto] it returns the first that
 // opens, and an error only if even [Go] does not.
-func Open(name string) (*Backend, error) {
+func Open(name string) (compute.Backend, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	switch name {
@@ -65,7 +69,20 @@ func Open(name string) (*Backend, error) {
 	return nil, fmt.Errorf("open backend: %q, want %s, %s, %s or %s", name, Auto, CUDA, CPU, Go)
 }
 
-func openAuto() (*Backend, error) {
+// Describe returns what is known of a backend that [Open] returned; for another
+// it knows the name alone.
+func Describe(b compute.Backend) Info {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, o := range open {
+		if o.compute == b {
+			return o.info
+		}
+	}
+	return Info{Name: b.Name()}
+}
+
+func openAuto() (compute.Backend, error) {
 	var errs []error
 	for _, n := range []string{CUDA, CPU, Go} {
 		if n == CUDA {
@@ -82,36 +99,36 @@ func openAuto() (*Backend, error) {
 	return nil, errors.Join(errs...)
 }
 
-func openNamed(name string) (*Backend, error) {
-	if b := open[name]; b != nil {
-		return b, nil
+func openNamed(name string) (compute.Backend, error) {
+	if o := open[name]; o != nil {
+		return o.compute, nil
 	}
-	b := &Backend{Kind: name}
+	o := &opened{info: Info{Name: name}}
 	var err error
 	switch name {
 	case CUDA:
-		err = b.openCUDA()
+		err = o.openCUDA()
 	case CPU:
-		err = b.openCPU()
+		err = o.openCPU()
 	case Go:
-		b.Backend, err = gobackend.New("")
+		o.compute, err = gobackend.New("")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open backend %s: %w", name, err)
 	}
-	open[name] = b
-	return b, nil
+	open[name] = o
+	return o.compute, nil
 }
 
-func (b *Backend) openCPU() (err error) {
-	if b.Plugin, err = cuda.Find(cuda.CPU); err != nil {
+func (o *opened) openCPU() (err error) {
+	if o.info.Plugin, err = cuda.Find(cuda.CPU); err != nil {
 		return err
 	}
-	b.Backend, err = xla.New(b.Plugin.Path)
+	o.compute, err = xla.New(o.info.Plugin.Path)
 	return err
 }
 
-func (b *Backend) openCUDA() (err error) {
+func (o *opened) openCUDA() (err error) {
 	devices, err := cuda.Devices()
 	if err != nil {
 		return fmt.Errorf("%w; use %s, or choose a runtime with a GPU", err, CPU)
@@ -119,14 +136,14 @@ func (b *Backend) openCUDA() (err error) {
 	if len(devices) == 0 {
 		return fmt.Errorf("the CUDA driver shows no GPU; use %s", CPU)
 	}
-	b.GPU = &devices[0]
-	if b.Plugin, err = cuda.Find(cuda.CUDA); err != nil {
+	o.info.GPU = &devices[0]
+	if o.info.Plugin, err = cuda.Find(cuda.CUDA); err != nil {
 		return err
 	}
 	// Triton's GEMMs are no faster at these shapes, and leaving them out halves compilation.
 	flags := []string{"--xla_gpu_enable_triton_gemm=false"}
-	if b.Plugin.DataDir != "" {
-		flags = append(flags, "--xla_gpu_cuda_data_dir="+b.Plugin.DataDir)
+	if o.info.Plugin.DataDir != "" {
+		flags = append(flags, "--xla_gpu_cuda_data_dir="+o.info.Plugin.DataDir)
 	}
 	if err := addXLAFlags(flags...); err != nil {
 		return err
@@ -134,11 +151,11 @@ func (b *Backend) openCUDA() (err error) {
 	if err := os.Setenv("GOPJRT_CUDA_CHECKS", "0"); err != nil { // package cuda has looked already
 		return err
 	}
-	config := b.Plugin.Path + ",preallocate=false"
+	config := o.info.Plugin.Path + ",preallocate=false"
 	if f := os.Getenv(EnvMemoryFraction); f != "" {
-		config = b.Plugin.Path + ",preallocate=true,memory_fraction=" + f
+		config = o.info.Plugin.Path + ",preallocate=true,memory_fraction=" + f
 	}
-	b.Backend, err = xla.New(config)
+	o.compute, err = xla.New(config)
 	return err
 }
 

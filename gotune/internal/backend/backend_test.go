@@ -29,7 +29,10 @@ func TestOpen(t *testing.T) {
 			}
 			again, err := Open(name)
 			if err != nil || again != b {
-				t.Errorf("second Open = %p, %v, want the first backend %p", again, err, b)
+				t.Errorf("second Open = %v, %v, want the first backend", again, err)
+			}
+			if got := Describe(b).Name; got != name {
+				t.Errorf("Describe = %q, want %q", got, name)
 			}
 		})
 	}
