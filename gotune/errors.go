@@ -95,6 +95,11 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// Fields returns the fields as plain strings, in which form they cross the wire.
+func (e *Error) Fields() (kind, op, object, found, wanted, next string) {
+	return string(e.Kind), e.Op, e.Object, e.Found, e.Wanted, e.Next
+}
+
 // Is says whether target is the sentinel of e's kind.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)

@@ -158,7 +158,8 @@ func acceptFd(lfd int) (int, error) {
 }
 
 // A Handler answers one request. It sends events by s and returns the reply, or
-// an error: a *Error crosses the wire as it is, any other as kind internal.
+// an error: a *Error, or a gotune.Error, crosses the wire as it is, any other as
+// kind internal.
 //
 // ctx ends when the caller cancels ([ErrCancelled] is its cause), when the
 // connection drops ([ErrGone]), or when the server closes. A handler whose work
@@ -236,6 +237,15 @@ func serveConn(ctx context.Context, f *os.File, handle Handler) {
 func asError(verb string, err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
+		return e
+	}
+	var fields interface {
+		error
+		Fields() (kind, op, object, found, wanted, next string)
+	}
+	if errors.As(err, &fields) {
+		e = new(Error)
+		e.Kind, e.Op, e.Object, e.Found, e.Wanted, e.Next = fields.Fields()
 		return e
 	}
 	return &Error{Kind: "internal", Op: verb, Found: err.Error()}
