@@ -1,0 +1,6 @@
+//go:build !linux
+
+package gotune
+
+// fionread asks for the number of unread bytes of a pipe.
+const fionread = 0x4004667f
