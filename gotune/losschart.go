@@ -1,0 +1,163 @@
+package gotune
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// A curve is the loss of one run over its steps.
+type curve struct {
+	name   string
+	x, raw []float64
+	smooth []float64 // as long as raw
+	evalX  []float64
+	evalY  []float64
+}
+
+// newCurve takes the finite losses of a record. window is the number of steps
+// that smoothing looks back over; 0 takes a twentieth of the steps, 1 none.
+func newCurve(name string, records []StepRecord, window int) curve {
+	c := curve{name: name}
+	for _, r := range records {
+		if finite(r.Loss) {
+			c.x = append(c.x, float64(r.Step))
+			c.raw = append(c.raw, r.Loss)
+		}
+		if r.Evaluated && finite(r.EvalLoss) {
+			c.evalX = append(c.evalX, float64(r.Step))
+			c.evalY = append(c.evalY, r.EvalLoss)
+		}
+	}
+	if window <= 0 {
+		window = max(4, len(c.raw)/20)
+	}
+	c.smooth = smoothed(c.raw, window)
+	return c
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// smoothed is the exponential moving average of v with the weight 2/(window+1)
+// for the newest value, divided by the sum of the weights so far, so that it
+// begins at the first value and not at zero.
+func smoothed(v []float64, window int) []float64 {
+	out := make([]float64, len(v))
+	alpha := 2 / (float64(window) + 1)
+	sum, weight := 0.0, 0.0
+	for i, x := range v {
+		sum = sum*(1-alpha) + alpha*x
+		weight = weight*(1-alpha) + alpha
+		out[i] = sum / weight
+	}
+	return out
+}
+
+// lossChart draws curves over each other, from step 0 to lastStep.
+func lossChart(style chartStyle, curves []curve, lastStep int) string {
+	p := plane{x0: 0, x1: math.Max(1, float64(lastStep)), y0: math.Inf(1), y1: math.Inf(-1)}
+	for _, c := range curves {
+		for _, values := range [][]float64{c.raw, c.evalY} {
+			for _, v := range values {
+				p.y0, p.y1 = math.Min(p.y0, v), math.Max(p.y1, v)
+			}
+		}
+		if len(c.x) > 0 {
+			p.x1 = math.Max(p.x1, c.x[len(c.x)-1])
+		}
+	}
+	if p.y0 > p.y1 {
+		p.y0, p.y1 = 0, 1
+	}
+	room := math.Max((p.y1-p.y0)*0.05, math.Max(math.Abs(p.y1)*1e-3, 1e-9))
+	p.y0, p.y1 = p.y0-room, p.y1+room
+	if p.y0 < 0 && p.y0 > -2*room {
+		p.y0 = 0
+	}
+	var b strings.Builder
+	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 5)))
+	var names []string
+	for i, c := range curves {
+		color := seriesColors[i%len(seriesColors)]
+		names = append(names, c.name)
+		b.WriteString(polyline(p, c.x, c.raw, `stroke="`+color+`" stroke-opacity=".35" stroke-width="1"`))
+		b.WriteString(polyline(p, c.x, c.smooth, `stroke="`+color+`" stroke-width="2"`))
+		for j := range c.evalX {
+			b.WriteString(`<circle cx="` + px(p.x(c.evalX[j])) + `" cy="` + px(p.y(c.evalY[j])) + `" r="4" fill="` + color + `" ` + style.axis + `/>`)
+		}
+	}
+	b.WriteString(style.legend(names))
+	b.WriteString(style.textAt(chartWidth-marginRight, 18, "end", chartNote(curves)))
+	return style.svg(lossAlt(curves), b.String())
+}
+
+// chartNote says what the lines are.
+func chartNote(curves []curve) string {
+	note := "thin: each step · thick: smoothed"
+	for _, c := range curves {
+		if len(c.evalX) > 0 {
+			return note + " · dots: evaluation"
+		}
+	}
+	return note
+}
+
+// lossAlt tells the curves in words.
+func lossAlt(curves []curve) string {
+	var parts []string
+	for _, c := range curves {
+		if n := len(c.raw); n > 0 {
+			parts = append(parts, fmt.Sprintf("%s: %.4f at step %.0f, smoothed %.4f at step %.0f", c.name, c.raw[0], c.x[0], c.smooth[n-1], c.x[n-1]))
+		} else {
+			parts = append(parts, c.name+": no steps yet")
+		}
+	}
+	return "Loss over steps. " + strings.Join(parts, "; ") + "."
+}
+
+// wholeTicks are ticks at whole numbers only.
+func wholeTicks(low, high float64, n int) []float64 {
+	if high-low < float64(n) {
+		n = int(high - low)
+	}
+	return ticks(low, high, n)
+}
+
+// maxPoints is the number of points of a line that are drawn at most: about
+// two a pixel's column.
+const maxPoints = 1000
+
+// polyline draws y over x. Of a longer line the lowest and the highest of each
+// run of points are kept, so that spikes stay.
+func polyline(p plane, x, y []float64, attributes string) string {
+	if len(x) == 0 {
+		return ""
+	}
+	if len(x) == 1 {
+		return `<path fill="none" stroke-linecap="round" ` + attributes + ` d="M` + px(p.x(x[0])) + ` ` + px(p.y(y[0])) + `h1"/>`
+	}
+	var b strings.Builder
+	b.WriteString(`<polyline fill="none" stroke-linejoin="round" ` + attributes + ` points="`)
+	point := func(i int) { b.WriteString(px(p.x(x[i])) + "," + px(p.y(y[i])) + " ") }
+	bucket := (2*len(x) + maxPoints - 1) / maxPoints
+	if len(x) <= maxPoints {
+		bucket = 1
+	}
+	for from := 0; from < len(x); from += bucket {
+		low, high := from, from
+		for i := from; i < min(from+bucket, len(x)); i++ {
+			if y[i] < y[low] {
+				low = i
+			}
+			if y[i] > y[high] {
+				high = i
+			}
+		}
+		point(min(low, high))
+		if low != high {
+			point(max(low, high))
+		}
+	}
+	b.WriteString(`"/>`)
+	return b.String()
+}
