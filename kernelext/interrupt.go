@@ -1,0 +1,119 @@
+package kernelext
+
+import (
+	"slices"
+	"syscall"
+	"time"
+)
+
+// interrupt ends the cell that runs, and the queue behind it is answered "aborted".
+func (k *kernel) interrupt() {
+	k.mu.Lock()
+	c := k.cell
+	if c != nil {
+		k.abortTo = k.arrived
+	}
+	k.mu.Unlock()
+	if c == nil {
+		return
+	}
+	k.stopCell(c)
+}
+
+// stopCell interrupts c: the magic that runs, the compile, or the program. GoNB sends a program SIGINT,
+// and SIGKILL five seconds later; it cannot interrupt a compile, so gonb's own children go and goimports
+// are killed here. gopls is never touched: its go list children are needed for completion.
+func (k *kernel) stopCell(c *cell) {
+	c.mu.Lock()
+	c.interrupted = true
+	c.mu.Unlock()
+	c.cancel()
+	if k.gonb == nil {
+		return
+	}
+	// Remembered before GoNB is asked: the program may be gone, and what it started have another parent,
+	// within a millisecond.
+	programs, started := k.children()
+	k.killCompiler()
+	k.askInterrupt()
+	go k.watchInterrupted(c, programs, started)
+}
+
+// askInterrupt sends GoNB an interrupt_request.
+func (k *kernel) askInterrupt() {
+	m := newMessage(k.session, "interrupt_request", nil, object{})
+	if err := k.gonb.send(k.gonb.control, m); err != nil {
+		k.log.Print(err)
+	}
+}
+
+// watchInterrupted follows an interrupted cell to its end: a step of the compile, or the program itself,
+// may have started after the interrupt. Then it ends what the program has left behind.
+func (k *kernel) watchInterrupted(c *cell, programs []int, started []process) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			k.killCompiler()
+			now, more := k.children()
+			for _, pid := range now {
+				if !slices.Contains(programs, pid) {
+					programs, started = append(programs, pid), append(started, more...)
+					k.askInterrupt()
+				}
+			}
+		case <-c.done:
+			for _, p := range started {
+				p.kill()
+			}
+			return
+		case <-k.quit:
+			return
+		}
+	}
+}
+
+// gonbPIDs lists gonb's process: the guard's only child, and what gonb left to the guard.
+func (k *kernel) gonbChildren() (processTree, []process) {
+	t := readProcesses()
+	var out []process
+	for _, g := range t[k.gonb.guard.Process.Pid] {
+		out = append(out, t[g.pid]...)
+	}
+	return t, out
+}
+
+// children lists the programs that gonb runs (cells and shell commands) by pid, and all processes below
+// them that have no session of their own.
+func (k *kernel) children() (pids []int, below []process) {
+	t, children := k.gonbChildren()
+	for _, c := range children {
+		if isCompiler(c) || c.name == "gopls" {
+			continue
+		}
+		pids = append(pids, c.pid)
+		for _, p := range t.below(c.pid) {
+			if p.session == c.session {
+				below = append(below, p)
+			}
+		}
+	}
+	return pids, below
+}
+
+// killCompiler kills the compile that gonb runs.
+func (k *kernel) killCompiler() {
+	t, children := k.gonbChildren()
+	for _, c := range children {
+		if !isCompiler(c) {
+			continue
+		}
+		for _, p := range t.below(c.pid) {
+			p.kill()
+		}
+		_ = syscall.Kill(c.pid, syscall.SIGKILL)
+	}
+}
+
+func isCompiler(p process) bool { return p.name == "go" || p.name == "goimports" }
