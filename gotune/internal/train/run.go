@@ -156,7 +156,7 @@ func (r *runner) resume(s *Snapshot) error {
 	if err := r.st.Restore(s.Tensors); err != nil {
 		return fmt.Errorf("train: restoring the optimizer at step %d: %w", s.State.Step, err)
 	}
-	r.state, r.savedStep = s.State, s.State.Step
+	r.state, r.saved, r.savedStep = s.State, s.Name, s.State.Step
 	r.state.History = append([]LogEntry(nil), s.State.History...)
 	return nil
 }

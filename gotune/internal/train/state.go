@@ -29,7 +29,7 @@ type State struct {
 	Data string
 
 	// History holds the lines of the log. It is kept apart from the other
-	// fields, as trainer_state.json's log_history.
+	// fields in a checkpoint, as trainer_state.json's log_history.
 	History []LogEntry `json:"-"`
 }
 
@@ -49,8 +49,11 @@ type Snapshot struct {
 	// Config is the run's, defaults filled in.
 	Config Config
 
+	// Name is the checkpoint's, once it has one.
+	Name string `json:",omitempty"`
+
 	// Tensors is the Stepper's state.
-	Tensors []safetensors.Tensor
+	Tensors []safetensors.Tensor `json:"-"`
 }
 
 // A LogEntry is one line of the log: of training or of an evaluation.
