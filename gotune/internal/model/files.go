@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/gotune/gotune/gotune/internal/safetensors"
 )
 
 // sideFiles names what belongs to a model beside its weights and config.json:
@@ -77,4 +79,27 @@ func sortedJSON(v any) ([]byte, error) {
 		return nil, fmt.Errorf("model: write JSON: %w", err)
 	}
 	return []byte(strings.TrimRight(b.String(), "\n") + "\n"), nil
+}
+
+// dtypeNames pairs config.json's names of types with those of safetensors.
+var dtypeNames = map[string]safetensors.DType{
+	"float64": safetensors.F64, "float32": safetensors.F32, "float16": safetensors.F16, "bfloat16": safetensors.BF16,
+}
+
+// DType translates a type's name in config.json, such as "bfloat16"; ok is false
+// for others.
+func DType(name string) (dt safetensors.DType, ok bool) {
+	dt, ok = dtypeNames[name]
+	return dt, ok
+}
+
+// DTypeName translates back: "bfloat16" for BF16, empty for types that hold no
+// weights.
+func DTypeName(dt safetensors.DType) string {
+	for name, d := range dtypeNames {
+		if d == dt {
+			return name
+		}
+	}
+	return ""
 }

@@ -162,6 +162,17 @@ func FromFloat32(name string, shape []int, data []float32, dt DType) (Tensor, er
 	return t, nil
 }
 
+// PutFloat32 writes values of type dt to dst, rounded as by [FromFloat32]. dst
+// must have room for all of them.
+func PutFloat32(dst []byte, dt DType, values []float32) error {
+	put, ok := fromFloat32[dt]
+	if !ok || len(dst) < len(values)*dt.Size() {
+		return fmt.Errorf("safetensors: convert %d values to %s in %d bytes", len(values), dt, len(dst))
+	}
+	put(dst, values)
+	return nil
+}
+
 var fromFloat32 = map[DType]func(dst []byte, src []float32){
 	F32: func(dst []byte, src []float32) {
 		for i, f := range src {

@@ -221,3 +221,7 @@ func quote(s string) string {
 	}
 	return string(bytes.TrimRight(b.Bytes(), "\n"))
 }
+
+// FreeSpace returns the bytes that may still be written in a folder; ok is false
+// where the system does not tell.
+func FreeSpace(dir string) (free int64, ok bool) { return freeSpace(dir) }

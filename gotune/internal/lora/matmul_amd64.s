@@ -1,0 +1,54 @@
+#include "textflag.h"
+
+// func mul2FMA(x, y, b0, b1, a *float32, r int)
+//
+// Y0-Y3 hold the 32 sums of x, Y4-Y7 those of y. One step takes b0[k] and b1[k],
+// broadcast to Y8 and Y9, and the 32 values of a's row k in Y10-Y13: 6 loads for
+// 8 fused multiply-adds.
+TEXT ·mul2FMA(SB), NOSPLIT, $0-48
+	MOVQ x+0(FP), DI
+	MOVQ y+8(FP), SI
+	MOVQ b0+16(FP), R8
+	MOVQ b1+24(FP), R9
+	MOVQ a+32(FP), DX
+	MOVQ r+40(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+step:
+	VBROADCASTSS (R8), Y8
+	VBROADCASTSS (R9), Y9
+	VMOVUPS (DX), Y10
+	VMOVUPS 32(DX), Y11
+	VMOVUPS 64(DX), Y12
+	VMOVUPS 96(DX), Y13
+	VFMADD231PS Y10, Y8, Y0
+	VFMADD231PS Y11, Y8, Y1
+	VFMADD231PS Y12, Y8, Y2
+	VFMADD231PS Y13, Y8, Y3
+	VFMADD231PS Y10, Y9, Y4
+	VFMADD231PS Y11, Y9, Y5
+	VFMADD231PS Y12, Y9, Y6
+	VFMADD231PS Y13, Y9, Y7
+	ADDQ $4, R8
+	ADDQ $4, R9
+	ADDQ $128, DX
+	DECQ CX
+	JNZ  step
+
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	VMOVUPS Y2, 64(DI)
+	VMOVUPS Y3, 96(DI)
+	VMOVUPS Y4, (SI)
+	VMOVUPS Y5, 32(SI)
+	VMOVUPS Y6, 64(SI)
+	VMOVUPS Y7, 96(SI)
+	VZEROUPPER
+	RET
