@@ -1,0 +1,37 @@
+// Package layerwise runs decoders of the Llama family for QLoRA: one forward and
+// one backward executable serve every decoder layer, so that compilation does not
+// grow with depth and only one layer's weights are unpacked at a time.
+//
+//	ids → embed → layer 0 … layer L-1 → head (loss and dHidden at once)
+//	                                     ↓
+//	update ← layer 0 … layer L-1 (backward) ←
+//
+// The base weights are frozen: 4-bit codes or 16/32-bit values that live on the
+// device ([Base], made by [Load]). Only LoRA matrices are trained ([Trainer]). The
+// gradients are written out by hand; [Reference] is the same model as one plain
+// graph, which the tests hold every part against.
+//
+// # Shape letters
+//
+//	B  rows of a batch           T  tokens of a batch, B·S
+//	S  tokens of a row           D  hidden size
+//	H  query heads               K  key/value heads, G = H/K
+//	d  size of a head            F  size of the MLP
+//	V  vocabulary                R  rank of an adapter
+//	L  decoder layers            C  rows of one chunk of the loss
+//
+// # Precision
+//
+// Matrix products take operands of the compute dtype (float32, bfloat16, float16)
+// and sum in float32; norms, softmax, the loss, gradients of adapters and the
+// optimizer are float32. The residual stream is float32, or bfloat16 when that is
+// the compute dtype.
+//
+// # Panics
+//
+// GoMLX panics while a graph is built. Every executable of this package is built
+// and run inside one guard that returns such a panic as an error.
+//
+// Sources: Dettmers et al., arXiv:2305.14314 (QLoRA); Hu et al., arXiv:2106.09685 (LoRA);
+// Liu et al., arXiv:2402.09353 (DoRA); Kalajdzievski, arXiv:2312.03732 (rsLoRA).
+package layerwise

@@ -1,0 +1,68 @@
+package layerwise
+
+import (
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+)
+
+// The dropout mask of an adapter is a function of (seed, step, micro-batch, layer,
+// projection, element) alone, so that the backward pass remakes it instead of
+// keeping it, on any device and in any order:
+//
+//	key  = hash32(stepKey ^ hash32(layer·8 + projection))
+//	bits = hash32(hash32(element ^ key) + stepKey')
+//	keep = bits ≥ p·2³²
+//
+// hash32 is a bijective 32-bit mixer of two multiplications and three
+// xor-shifts (bias-searched constants of C. Wellons' "lowbias32").
+
+// dropoutKeys derives the two step keys from the run's seed and the place of the
+// micro-batch in the run.
+func dropoutKeys(seed int64, step, micro int) (k0, k1 uint32) {
+	x := splitMix(uint64(seed))
+	x = splitMix(x ^ uint64(step)*0x9E3779B97F4A7C15)
+	x = splitMix(x ^ uint64(micro)*0xD1B54A32D192ED03)
+	return uint32(x), uint32(x >> 32)
+}
+
+// splitMix is the output function of SplitMix64 (Steele et al., 2014).
+func splitMix(x uint64) uint64 {
+	x += 0x9E3779B97F4A7C15
+	x = (x ^ x>>30) * 0xBF58476D1CE4E5B9
+	x = (x ^ x>>27) * 0x94D049BB133111EB
+	return x ^ x>>31
+}
+
+// hash32 mixes uint32 values.
+func hash32(x *Node) *Node {
+	x = BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(16)))
+	x = Mul(x, Scalar(x.Graph(), dtypes.Uint32, uint32(0x7feb352d)))
+	x = BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(15)))
+	x = Mul(x, Scalar(x.Graph(), dtypes.Uint32, uint32(0x846ca68b)))
+	return BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(16)))
+}
+
+// dropoutRNG holds what a layer's masks are made from.
+type dropoutRNG struct {
+	p      float64
+	k0, k1 *Node // uint32 scalars, from dropoutKeys
+	layer  *Node // uint32 scalar
+}
+
+// apply zeroes elements of x [T, n] with probability p and scales the others by
+// 1/(1−p), as torch.nn.Dropout does. proj is the projection's place in
+// model.Projections. Applying it to a gradient is its own backward.
+func (r *dropoutRNG) apply(x *Node, proj int) *Node {
+	if r == nil || r.p == 0 {
+		return x
+	}
+	g := x.Graph()
+	element := Iota(g, shapeOf(dtypes.Uint32, x.Shape().Size()), 0)
+	key := hash32(BitwiseXor(r.k0, hash32(AddScalar(Mul(r.layer, Scalar(g, dtypes.Uint32, uint32(8))), uint32(proj)))))
+	bits := hash32(Add(hash32(BitwiseXor(element, BroadcastToDims(key, element.Shape().Dimensions...))), r.k1))
+	threshold := uint32(math.Min(r.p*(1<<32), math.MaxUint32))
+	keep := Reshape(GreaterOrEqual(bits, Scalar(g, dtypes.Uint32, threshold)), x.Shape().Dimensions...)
+	return Where(keep, MulScalar(x, 1/(1-r.p)), ZerosLike(x))
+}

@@ -1,0 +1,317 @@
+package layerwise
+
+import (
+	"fmt"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
+	"github.com/gotune/gotune/gotune/internal/batch"
+)
+
+// keep says what a layer's forward program leaves behind.
+type keep int
+
+const (
+	keepNothing   keep = iota // y alone: the backward pass computes the layer again
+	keepResiduals             // y and the residuals
+)
+
+// passContext is what all layers of one pass share, made by the embedding program.
+type passContext struct {
+	geometry
+	cos, sin, bias, keys compute.Buffer
+}
+
+func (c *passContext) buffers() []compute.Buffer {
+	return []compute.Buffer{c.cos, c.sin, c.bias, c.keys}
+}
+
+func (c *passContext) free() { drop(c.buffers()...) }
+
+// layerInputs are the nodes of a layer program's inputs behind its own: context,
+// place, trained values, frozen weights.
+type layerInputs struct {
+	cos, sin, bias, keys, where, flat *Node
+	weights                           []*Node
+}
+
+// layerKind is everything that a layer program depends on, beside its shapes.
+type layerKind struct {
+	geometry
+	specs   []groupSpec
+	lora    loraSpecs
+	dropout float64
+	keep    keep
+}
+
+func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
+	return layerKind{geometry: m, specs: b.layers[i].specs(), lora: ad.specs(i), dropout: dropout, keep: k}
+}
+
+func (k *layerKind) key() string {
+	return fmt.Sprintf("B%d S%d %s lora %s drop %v keep %d", k.b, k.s, specsKey(k.specs), k.lora.key(), k.dropout, k.keep)
+}
+
+// layer is the graph of one layer from its common inputs.
+func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
+	l := &layerGraph{
+		linears: &linears{dt: b.dt, grads: map[string]*Node{}},
+		heads:   b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
+		eps: b.cfg.RMSNormEps, residual: b.residual,
+		norm1: in.weights[0], norm2: in.weights[1], cos: in.cos, sin: in.sin,
+		attn: &attention{scale: attentionScale(b.cfg.HeadDim), bias: in.bias},
+	}
+	rest := in.weights[2:]
+	for i := range k.specs {
+		var m matrix
+		m, rest = k.specs[i].read(rest, b.dt)
+		l.matrices = append(l.matrices, m)
+	}
+	if len(k.lora) > 0 {
+		at := Reshape(Slice(in.where, AxisRange(1, 2)))
+		l.lora = k.lora.modules(DynamicSlice(in.flat, []*Node{at}, []int{k.lora.size()}), b.dt)
+		if k.dropout > 0 {
+			key := func(i int) *Node { return Bitcast(Reshape(Slice(in.keys, AxisRange(i, i+1))), dtypes.Uint32) }
+			l.rng = &dropoutRNG{p: k.dropout, k0: key(0), k1: key(1),
+				layer: Bitcast(Reshape(Slice(in.where, AxisRange(0, 1))), dtypes.Uint32)}
+		}
+	}
+	return l
+}
+
+// split cuts a layer program's inputs: n of its own, then the common ones.
+func (k *layerKind) split(in []*Node, n int) (own []*Node, common layerInputs) {
+	own, rest := in[:n], in[n:]
+	common.cos, common.sin, common.bias, common.keys = rest[0], rest[1], rest[2], rest[3]
+	rest = rest[4:]
+	if len(k.lora) > 0 {
+		common.where, common.flat, rest = rest[0], rest[1], rest[2:]
+	}
+	common.weights = rest
+	return own, common
+}
+
+// arguments are the buffers that split's nodes stand for.
+func (b *Base) arguments(i int, c *passContext, ad *DeviceAdapter, own ...compute.Buffer) []compute.Buffer {
+	in := append(own[:len(own):len(own)], c.buffers()...)
+	if len(ad.specs(i)) > 0 {
+		in = append(in, ad.where[i], ad.flat)
+	}
+	return append(in, b.layers[i].buffers()...)
+}
+
+// call compiles (once) and runs a program for these arguments.
+func (b *Base) call(key string, in []compute.Buffer, donate []int, build func(in []*Node) []*Node) ([]compute.Buffer, error) {
+	sh, err := shapesOf(in)
+	if err != nil {
+		return nil, err
+	}
+	p, err := b.dev.program(key, sh, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
+	if err != nil {
+		return nil, err
+	}
+	return p.run(in, donate...)
+}
+
+// start embeds a packed batch: x [T, D] and the pass's context.
+func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buffer, c *passContext, err error) {
+	out, err := b.call(fmt.Sprintf("embed B%d S%d", m.b, m.s), []compute.Buffer{packed, b.embed}, nil, func(in []*Node) []*Node {
+		v, embed := in[0], in[1]
+		x := ConvertDType(Gather(embed, InsertAxes(md.ids(v), -1)), b.residual)
+		cos, sin := ropeTable(md.positions(v), b.cfg.InvFreq())
+		see := visible(Reshape(md.segments(v), m.b, m.s), b.cfg.SlidingWindow)
+		g := v.Graph()
+		bias := Where(see, Zeros(g, shapeOf(dtypes.Float32, see.Shape().Dimensions...)), scalarF32(g, masked))
+		keys := Slice(v, AxisRange(md.size()-metaTail+metaKey0, md.size()-metaTail+metaKey1+1))
+		return []*Node{x, cos, sin, Reshape(bias, m.b, 1, m.s, 1, m.s), keys}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[0], &passContext{geometry: m, cos: out[1], sin: out[2], bias: out[3], keys: out[4]}, nil
+}
+
+// forwardLayer runs layer i. It returns y and, with keepResiduals, the residuals.
+func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x compute.Buffer) (y compute.Buffer, saved []compute.Buffer, err error) {
+	kind := b.kind(i, c.geometry, ad, dropout, k)
+	out, err := b.call("forward "+kind.key(), b.arguments(i, c, ad, x), nil, func(in []*Node) []*Node {
+		own, common := kind.split(in, 1)
+		y, r := b.layer(&kind, common).forward(own[0], kind.geometry)
+		if kind.keep == keepNothing {
+			return []*Node{y}
+		}
+		return append([]*Node{y}, r.list(kind.lora)...)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[0], out[1:], nil
+}
+
+// backwardLayer runs layer i backwards: it consumes dy, saved and, unless keepGrad,
+// grad (the layer's gradient so far, f32 [n]; nil for a layer without adapter),
+// and returns dx and the gradient with this micro-batch added. x stays the
+// caller's.
+func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x, dy, grad compute.Buffer, keepGrad bool, saved []compute.Buffer) (dx, sum compute.Buffer, err error) {
+	kind := b.kind(i, c.geometry, ad, dropout, k)
+	own := []compute.Buffer{x, dy}
+	donate := []int{1}
+	trained := len(kind.lora) > 0
+	if trained {
+		own = append(own, grad)
+		if !keepGrad {
+			donate = append(donate, 2)
+		}
+	}
+	for _, s := range saved {
+		donate = append(donate, len(own))
+		own = append(own, s)
+	}
+	out, err := b.call("backward "+kind.key(), b.arguments(i, c, ad, own...), donate, func(in []*Node) []*Node {
+		own, common := kind.split(in, len(own))
+		l := b.layer(&kind, common)
+		x, dy, rest := own[0], own[1], own[2:]
+		var before *Node
+		if trained {
+			before, rest = rest[0], rest[1:]
+		}
+		var r *residuals
+		if kind.keep == keepResiduals {
+			r = residualsOf(rest, kind.lora)
+		} else {
+			_, r = l.forward(x, kind.geometry)
+		}
+		dx := l.backward(x, dy, r, kind.geometry)
+		if !trained {
+			return []*Node{dx}
+		}
+		return []*Node{dx, Add(before, l.gradient(kind.lora))}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if !trained {
+		return out[0], nil, nil
+	}
+	return out[0], out[1], nil
+}
+
+// through runs all layers without keeping anything. It consumes x.
+func (b *Base) through(c *passContext, ad *DeviceAdapter, x compute.Buffer, each func(layer int, y compute.Buffer) error) (compute.Buffer, error) {
+	for i := range b.layers {
+		y, _, err := b.forwardLayer(i, c, ad, 0, keepNothing, x)
+		drop(x)
+		if err != nil {
+			return nil, err
+		}
+		x = y
+		if each != nil {
+			if err := each(i, x); err != nil {
+				drop(x)
+				return nil, err
+			}
+		}
+	}
+	return x, nil
+}
+
+// packBatch checks a batch and uploads its meta vector.
+func (b *Base) packBatch(bt *batch.Batch, k0, k1 uint32, gradScale float64) (m geometry, md meta, buf compute.Buffer, supervised int, err error) {
+	if err = bt.Check(b.cfg.VocabSize); err != nil {
+		return m, md, nil, 0, err
+	}
+	m = geometry{bt.B, bt.S}
+	md = metaFor(m, b.cfg.VocabSize)
+	flat, n := md.pack(bt, k0, k1, gradScale)
+	buf, err = b.dev.upload(flat, dtypes.Int32, len(flat))
+	return m, md, buf, n, err
+}
+
+// metaFor lays out the meta vector of a geometry.
+func metaFor(m geometry, vocab int) meta {
+	t := m.tokens()
+	return meta{tokens: t, padded: paddedRows(t, chunkRows(t, vocab))}
+}
+
+// headFor is the head's graph for a geometry.
+func (b *Base) headFor(m geometry) *headGraph {
+	return &headGraph{eps: b.cfg.RMSNormEps, dt: b.dt, residual: b.residual, chunk: chunkRows(m.tokens(), b.cfg.VocabSize)}
+}
+
+// Logits runs the model on a batch and returns f32 [B·S·V]. ad may be nil for the
+// base model alone.
+func (b *Base) Logits(ad *DeviceAdapter, bt *batch.Batch) ([]float32, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := firstError(b.usable("logits"), ad.check(b)); err != nil {
+		return nil, err
+	}
+	var out []float32
+	err := b.run(ad, bt, nil, func(m geometry, _ meta, _, x compute.Buffer) error {
+		logits, err := b.call("logits", []compute.Buffer{x, b.norm, b.head}, nil, func(in []*Node) []*Node {
+			return []*Node{headLogits(rmsNorm(in[0], in[1], b.cfg.RMSNormEps, b.dt), in[2])}
+		})
+		if err != nil {
+			return err
+		}
+		defer drop(logits...)
+		out, err = download[float32](logits[0], m.tokens()*b.cfg.VocabSize)
+		return err
+	})
+	return out, err
+}
+
+// run embeds a batch, runs all layers and hands the last output to end.
+func (b *Base) run(ad *DeviceAdapter, bt *batch.Batch, each func(layer int, y compute.Buffer) error, end func(m geometry, md meta, packed, x compute.Buffer) error) error {
+	m, md, packed, _, err := b.packBatch(bt, 0, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer drop(packed)
+	x, c, err := b.start(m, md, packed)
+	if err != nil {
+		return err
+	}
+	defer c.free()
+	if each != nil {
+		if err := each(-1, x); err != nil {
+			return err
+		}
+	}
+	if x, err = b.through(c, ad, x, each); err != nil {
+		return err
+	}
+	defer drop(x)
+	return end(m, md, packed, x)
+}
+
+// lossOf runs the model on a batch and returns the sum of its cross-entropies.
+func (b *Base) lossOf(ad *DeviceAdapter, bt *batch.Batch) (sum float64, err error) {
+	err = b.run(ad, bt, nil, func(m geometry, md meta, packed, x compute.Buffer) error {
+		out, err := b.call(fmt.Sprintf("loss B%d S%d", m.b, m.s), []compute.Buffer{packed, x, b.norm, b.head}, nil, func(in []*Node) []*Node {
+			rows, targets, _ := md.labels(in[0])
+			return []*Node{b.headFor(m).loss(in[1], in[2], in[3], rows, targets, md.scalar(in[0], metaCount))}
+		})
+		if err != nil {
+			return err
+		}
+		defer drop(out...)
+		v, err := download[float32](out[0], 1)
+		if err == nil {
+			sum = float64(v[0])
+		}
+		return err
+	})
+	return sum, err
+}
+
+func firstError(errs ...error) error {
+	for _, e := range errs {
+		if e != nil {
+			return e
+		}
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package layerwise
+
+import (
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+)
+
+// layerGraph is one decoder layer inside a graph:
+//
+//	x2 = x + o_proj(attention(rope(q), rope(k), v)),  q, k, v of norm1(x)
+//	y  = x2 + down_proj(silu(gate) ∘ up),             gate, up of norm2(x2)
+type layerGraph struct {
+	*linears
+	heads, kv, dim int // H, K, d
+	eps            float64
+	residual       dtypes.DType
+	norm1, norm2   *Node // f32 [D]
+	cos, sin       *Node // f32 [T, d/2]
+	attn           *attention
+}
+
+// residuals are what a layer's forward pass leaves for its backward pass. In the
+// order of list they are
+//
+//	q [T, H, d]  k, v [T, K, d]  o [T, H, d]  lse f32 [B, K, S, G]  x2 [T, D]  gate, up [T, F]  t [T, R] each
+//
+// q and k are rotated. The layer's input x is kept by the caller.
+type residuals struct {
+	q, k, v, o, lse, x2, gate, up *Node
+	t                             map[string]*Node
+}
+
+// forward computes y from x [T, D] in geometry m.
+func (l *layerGraph) forward(x *Node, m geometry) (y *Node, r *residuals) {
+	r = &residuals{t: map[string]*Node{}}
+	r.q, r.k, r.v = l.queryKeyValue(x, r)
+	r.o, r.lse = l.attend(r, m)
+	y = l.after(x, r)
+	return y, r
+}
+
+// queryKeyValue projects x and rotates q and k.
+func (l *layerGraph) queryKeyValue(x *Node, r *residuals) (q, k, v *Node) {
+	n := x.Shape().Dim(0)
+	h := rmsNorm(x, l.norm1, l.eps, l.dt)
+	qkv := l.project(h, r, "q_proj", "k_proj", "v_proj")
+	q = ropeRotate(Reshape(qkv[0], n, l.heads, l.dim), l.cos, l.sin, false)
+	k = ropeRotate(Reshape(qkv[1], n, l.kv, l.dim), l.cos, l.sin, false)
+	return q, k, Reshape(qkv[2], n, l.kv, l.dim)
+}
+
+// attend runs attention over the tokens of the same call.
+func (l *layerGraph) attend(r *residuals, m geometry) (o, lse *Node) {
+	o, lse = l.attn.forward(l.queryHeads(r.q, m), l.keyHeads(r.k, m), l.keyHeads(r.v, m))
+	return Reshape(o, m.tokens(), l.heads, l.dim), lse
+}
+
+// after is the layer behind its attention output r.o: it sets x2, gate and up.
+func (l *layerGraph) after(x *Node, r *residuals) (y *Node) {
+	o := Reshape(r.o, x.Shape().Dim(0), l.heads*l.dim)
+	r.x2 = Add(x, ConvertDType(l.project(o, r, "o_proj")[0], l.residual))
+	gu := l.project(rmsNorm(r.x2, l.norm2, l.eps, l.dt), r, "gate_proj", "up_proj")
+	r.gate, r.up = gu[0], gu[1]
+	return Add(r.x2, ConvertDType(l.project(swiGLU(r.gate, r.up), r, "down_proj")[0], l.residual))
+}
+
+// project is linears.forward with the inner products noted in r.
+func (l *layerGraph) project(x *Node, r *residuals, projs ...string) []*Node {
+	y, t := l.linears.forward(x, projs...)
+	for i, p := range projs {
+		if t[i] != nil {
+			r.t[p] = t[i]
+		}
+	}
+	return y
+}
+
+// backward returns dx [T, D] (residual dtype) for the gradient dy of y, and
+// gathers the adapters' gradients.
+func (l *layerGraph) backward(x, dy *Node, r *residuals, m geometry) (dx *Node) {
+	n := m.tokens()
+	back := func(x *Node, dys []*Node, projs ...string) *Node {
+		t := make([]*Node, len(projs))
+		for i, p := range projs {
+			t[i] = r.t[p]
+		}
+		return l.linears.backward(x, dys, t, projs...)
+	}
+	dm := back(swiGLU(r.gate, r.up), []*Node{ConvertDType(dy, l.dt)}, "down_proj")
+	dGate, dUp := swiGLUBackward(r.gate, r.up, dm)
+	dh2 := back(rmsNorm(r.x2, l.norm2, l.eps, l.dt), []*Node{dGate, dUp}, "gate_proj", "up_proj")
+	dx2 := Add(dy, ConvertDType(rmsNormBackward(r.x2, l.norm2, dh2, l.eps), l.residual))
+
+	do := back(Reshape(r.o, n, l.heads*l.dim), []*Node{ConvertDType(dx2, l.dt)}, "o_proj")
+	dq, dk, dv := l.attn.backward(l.queryHeads(r.q, m), l.keyHeads(r.k, m), l.keyHeads(r.v, m),
+		l.queryHeads(r.o, m), r.lse, l.queryHeads(do, m))
+	dq = ropeRotate(Reshape(dq, n, l.heads, l.dim), l.cos, l.sin, true)
+	dk = ropeRotate(Reshape(dk, n, l.kv, l.dim), l.cos, l.sin, true)
+
+	flat := func(x *Node, heads int) *Node { return Reshape(x, n, heads*l.dim) }
+	dh := back(rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, "q_proj", "k_proj", "v_proj")
+	return Add(dx2, ConvertDType(rmsNormBackward(x, l.norm1, dh, l.eps), l.residual))
+}
+
+// queryHeads views [T, H·d] as [B, S, K, G, d].
+func (l *layerGraph) queryHeads(x *Node, m geometry) *Node {
+	return Reshape(x, m.b, m.s, l.kv, l.heads/l.kv, l.dim)
+}
+
+// keyHeads views [T, K·d] as [B, S, K, d].
+func (l *layerGraph) keyHeads(x *Node, m geometry) *Node { return Reshape(x, m.b, m.s, l.kv, l.dim) }
+
+// list returns the residuals as outputs of the forward program.
+func (r *residuals) list(ss loraSpecs) []*Node {
+	out := []*Node{r.q, r.k, r.v, r.o, r.lse, r.x2, r.gate, r.up}
+	for _, s := range ss {
+		out = append(out, r.t[s.proj])
+	}
+	return out
+}
+
+// residualsOf is the inverse of list.
+func residualsOf(in []*Node, ss loraSpecs) *residuals {
+	r := &residuals{q: in[0], k: in[1], v: in[2], o: in[3], lse: in[4], x2: in[5], gate: in[6], up: in[7], t: map[string]*Node{}}
+	for i, s := range ss {
+		r.t[s.proj] = in[8+i]
+	}
+	return r
+}

@@ -1,0 +1,199 @@
+package layerwise
+
+import (
+	"fmt"
+
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
+	"slices"
+
+	"github.com/gotune/gotune/gotune/internal/model"
+)
+
+// linears are the seven projections of one layer inside a graph: base matrices,
+// adapters and dropout. For an adapted projection with dropped input x̂:
+//
+//	LoRA  y = x·Wᵀ + b + s·(x̂·Aᵀ)·Bᵀ
+//	DoRA  y = x·Wᵀ + b + (c − 1)∘(x̂·Wᵀ) + c∘s·(x̂·Aᵀ)·Bᵀ,   c = m/‖W + s·B·A‖
+//
+// with W = dq(codes), in the cheap order: no [out, in] product with the batch in it.
+type linears struct {
+	dt       dtypes.DType
+	matrices []matrix
+	lora     map[string]*loraModule
+	rng      *dropoutRNG // nil when not training
+	flat     *Node       // the layer's trained values, f32 [n]
+	grads    map[string]*Node
+}
+
+// groupOf returns the matrix that holds proj, and the projection's first row.
+func (l *linears) groupOf(proj string) (m matrix, row int) {
+	for _, m := range l.matrices {
+		row := 0
+		for _, p := range m.spec.parts {
+			if p.proj == proj {
+				return m, row
+			}
+			row += p.out
+		}
+	}
+	panic(fmt.Errorf("no matrix holds %s", proj))
+}
+
+// weight returns the rows of proj, [out, in].
+func (l *linears) weight(proj string) *Node {
+	m, row := l.groupOf(proj)
+	if len(m.spec.parts) == 1 {
+		return m.w
+	}
+	for _, p := range m.spec.parts {
+		if p.proj == proj {
+			return Slice(m.w, AxisRange(row, row+p.out))
+		}
+	}
+	return nil
+}
+
+// forward projects x [T, in] by each of projs, which share it as input. It
+// returns y [T, out] for each, and the adapters' inner products t = x̂·Aᵀ [T, R]
+// (nil for a projection without one), which the backward pass may reuse.
+func (l *linears) forward(x *Node, projs ...string) (y, t []*Node) {
+	base := map[string]*Node{}
+	for _, m := range l.matrices {
+		if !slices.ContainsFunc(m.spec.parts, func(p part) bool { return slices.Contains(projs, p.proj) }) {
+			continue
+		}
+		whole := linearNT(x, m.w)
+		row := 0
+		for _, p := range m.spec.parts {
+			base[p.proj] = columns(whole, row, p.out)
+			row += p.out
+		}
+	}
+	for _, proj := range projs {
+		yp, tp := l.adapt(proj, x, base[proj])
+		y, t = append(y, yp), append(t, tp)
+	}
+	return y, t
+}
+
+// adapt adds adapter and bias to base = x·Wᵀ.
+func (l *linears) adapt(proj string, x, base *Node) (y, t *Node) {
+	y = base
+	if m := l.lora[proj]; m != nil {
+		dropped := l.rng.apply(x, projIndex(proj))
+		t = linearNT(dropped, m.a)
+		delta := MulScalar(linearNT(t, m.b), m.scale)
+		if m.dora {
+			c, _ := m.rowScale(l.weight(proj))
+			if dropped != x {
+				base = linearNT(dropped, l.weight(proj))
+			}
+			f := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
+			delta = Add(Mul(f(base), InsertAxes(AddScalar(c, -1), 0)), Mul(f(delta), InsertAxes(c, 0)))
+			delta = ConvertDType(delta, y.DType())
+		}
+		y = Add(y, delta)
+	}
+	if m, row := l.groupOf(proj); m.bias != nil {
+		out := y.Shape().Dim(-1)
+		y = Add(y, ConvertDType(InsertAxes(Slice(m.bias, AxisRange(row, row+out)), 0), y.DType()))
+	}
+	return y, t
+}
+
+// backward takes the gradients dy of what forward returned for projs and x, and
+// returns dx [T, in]. t are forward's inner products; nil ones are computed again.
+// Gradients of the adapters are kept for [linears.gradient]:
+//
+//	g = s·e·B,  dA = gᵀ·x̂,  dB = s·eᵀ·t,  dx = dy·W + mask∘(g·A)
+//
+// with e = dy for LoRA. For DoRA e = c∘dy, dx gains mask∘(((c−1)∘dy)·W), and
+// dm = Σ_T dy ∘ (x̂·Wᵀ + s·t·Bᵀ) / ‖W + s·B·A‖.
+func (l *linears) backward(x *Node, dy, t []*Node, projs ...string) (dx *Node) {
+	f := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
+	add := func(v *Node) {
+		if dx == nil {
+			dx = v
+		} else {
+			dx = Add(dx, v)
+		}
+	}
+	through := map[string]*Node{} // what meets W directly
+	for i, proj := range projs {
+		through[proj] = dy[i]
+		m := l.lora[proj]
+		if m == nil {
+			continue
+		}
+		k := projIndex(proj)
+		dropped, e, ti := l.rng.apply(x, k), dy[i], t[i]
+		if ti == nil {
+			ti = linearNT(dropped, m.a)
+		}
+		var side *Node // flows back through the dropped input
+		if m.dora {
+			w := l.weight(proj)
+			c, norm := m.rowScale(w)
+			inner := Add(f(linearNT(dropped, w)), MulScalar(f(linearNT(ti, m.b)), m.scale))
+			l.grads[proj+".m"] = Div(ReduceSum(Mul(f(dy[i]), inner), 0), norm)
+			e = ConvertDType(Mul(f(dy[i]), InsertAxes(c, 0)), l.dt)
+			if dropped == x {
+				through[proj] = e
+			} else {
+				side = linearNN(Sub(e, dy[i]), w)
+			}
+		}
+		g := MulScalar(linearNN(e, m.b), m.scale)
+		l.grads[proj+".a"] = outerTN(g, dropped)
+		l.grads[proj+".b"] = MulScalar(outerTN(e, ti), m.scale)
+		back := linearNN(g, m.a)
+		if side != nil {
+			back = Add(back, side)
+		}
+		add(l.rng.apply(back, k))
+	}
+	for _, m := range l.matrices {
+		var parts []*Node
+		for _, p := range m.spec.parts {
+			if d := through[p.proj]; d != nil {
+				parts = append(parts, d)
+			}
+		}
+		if len(parts) > 0 {
+			add(linearNN(joinColumns(parts), m.w))
+		}
+	}
+	return dx
+}
+
+// gradient is the layer's gradient in the order of its flat vector, f32 [n].
+func (l *linears) gradient(ss loraSpecs) *Node {
+	var parts []*Node
+	for _, s := range ss {
+		parts = append(parts, Reshape(l.grads[s.proj+".a"], -1), Reshape(l.grads[s.proj+".b"], -1))
+		if s.dora {
+			parts = append(parts, l.grads[s.proj+".m"])
+		}
+	}
+	return Concatenate(parts, 0)
+}
+
+// columns is x[:, at:at+n], or x itself when that is all of it.
+func columns(x *Node, at, n int) *Node {
+	if at == 0 && n == x.Shape().Dim(-1) {
+		return x
+	}
+	return Slice(x, AxisRange(), AxisRange(at, at+n))
+}
+
+func joinColumns(parts []*Node) *Node {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return Concatenate(parts, 1)
+}
+
+// projIndex is the place of proj in model.Projections.
+func projIndex(proj string) int { return slices.Index(model.Projections, proj) }

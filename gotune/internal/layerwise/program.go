@@ -1,0 +1,138 @@
+package layerwise
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+)
+
+// device is a backend with its compiled programs. All calls into the backend go
+// through this file: how calls are issued is decided here alone.
+type device struct {
+	be  compute.Backend
+	num compute.DeviceNum
+	cpu bool // the device's memory is the host's
+
+	mu       sync.Mutex
+	programs map[string]*program
+}
+
+func newDevice(be compute.Backend) *device {
+	d := &device{be: be, programs: map[string]*program{}}
+	what := strings.ToLower(be.String() + " " + be.Description())
+	d.cpu = !strings.Contains(what, "cuda") && !strings.Contains(what, "gpu") && !strings.Contains(what, "rocm")
+	return d
+}
+
+// program is one compiled executable.
+type program struct {
+	name string
+	dev  *device
+	exec compute.Executable
+	outs int
+}
+
+// program returns the executable compiled for key, building it on first use.
+// build gets one parameter node for each of inputs. The key must name everything
+// that build depends on; the inputs' shapes are added to it.
+func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
+	var sb strings.Builder
+	sb.WriteString(key)
+	for _, s := range inputs {
+		fmt.Fprintf(&sb, "|%s%v", s.DType, s.Dimensions)
+	}
+	full := sb.String()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p = d.programs[full]; p != nil {
+		return p, nil
+	}
+	defer guard(&err, "compile "+key)
+	g := NewGraph(d.be, key)
+	nodes := make([]*Node, len(inputs))
+	for i, s := range inputs {
+		nodes[i] = Parameter(g, fmt.Sprintf("p%d", i), s)
+	}
+	out := build(g, nodes)
+	if err := g.Compile(out...); err != nil {
+		return nil, fmt.Errorf("layerwise: compile %s: %w", key, err)
+	}
+	p = &program{name: key, dev: d, exec: g.Executable(), outs: len(out)}
+	d.programs[full] = p
+	return p, nil
+}
+
+// run executes p. Inputs listed in donate (by index) are consumed: the caller
+// must not use or finalize them afterwards.
+func (p *program) run(in []compute.Buffer, donate ...int) (out []compute.Buffer, err error) {
+	defer guard(&err, "run "+p.name)
+	flags := make([]bool, len(in))
+	for _, i := range donate {
+		flags[i] = true
+	}
+	out, err = p.exec.Execute(in, flags, p.dev.num)
+	if err != nil {
+		return nil, fmt.Errorf("layerwise: run %s: %w", p.name, err)
+	}
+	return out, nil
+}
+
+// upload copies a flat slice to the device.
+func (d *device) upload(flat any, dt dtypes.DType, dims ...int) (buf compute.Buffer, err error) {
+	defer guard(&err, "upload")
+	return d.be.BufferFromFlatData(d.num, flat, shapes.Make(dt, dims...))
+}
+
+// download copies a buffer of n elements to the host.
+func download[E any](buf compute.Buffer, n int) (flat []E, err error) {
+	defer guard(&err, "download")
+	flat = make([]E, n)
+	return flat, buf.ToFlatData(flat)
+}
+
+// shapesOf returns the shapes of buffers.
+func shapesOf(bufs []compute.Buffer) (out []shapes.Shape, err error) {
+	out = make([]shapes.Shape, len(bufs))
+	for i, b := range bufs {
+		if out[i], err = b.Shape(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// drop finalizes buffers; nil ones are passed over. An error here could only
+// mean that the backend is gone, and with it the memory.
+func drop(bufs ...compute.Buffer) {
+	for _, b := range bufs {
+		if b != nil {
+			_ = b.Finalize()
+		}
+	}
+}
+
+// close finalizes every executable.
+func (d *device) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.programs {
+		p.exec.Finalize()
+	}
+	d.programs = map[string]*program{}
+}
+
+// guard turns a panic of graph building or of the backend into an error.
+func guard(err *error, doing string) {
+	if r := recover(); r != nil {
+		if e, ok := r.(error); ok {
+			*err = fmt.Errorf("layerwise: %s: %w", doing, e)
+			return
+		}
+		*err = fmt.Errorf("layerwise: %s: %v", doing, r)
+	}
+}

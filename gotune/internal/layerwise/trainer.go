@@ -1,0 +1,393 @@
+package layerwise
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/lora"
+	"github.com/gotune/gotune/gotune/internal/optim"
+	"github.com/gotune/gotune/gotune/internal/train"
+)
+
+// Memory policies of a [Trainer].
+const (
+	MemoryAuto      = "auto"      // MemorySave
+	MemorySave      = "save"      // keep each layer's residuals from forward to backward
+	MemoryRecompute = "recompute" // keep layer inputs only and run each layer twice
+)
+
+// TrainOptions are the numbers of a training run. Zero means off for Dropout,
+// MaxGradNorm and WeightDecay.
+type TrainOptions struct {
+	// Dropout is the share of the inputs of A set to zero while training, in [0, 1).
+	Dropout float64
+	// Seed of the dropout masks.
+	Seed int64
+	// MaxGradNorm clips the norm of all gradients together; 0 means no clipping.
+	MaxGradNorm float64
+	// WeightDecay is AdamW's decoupled decay.
+	WeightDecay float64
+	// Beta1, Beta2 and Eps are AdamW's; 0 means 0.9, 0.999 and 1e-8.
+	Beta1, Beta2, Eps float64
+	// Optim is a name that optim.Check accepts; "" means adamw_torch.
+	Optim string
+	// Memory is MemoryAuto, MemorySave or MemoryRecompute; "" means MemoryAuto.
+	Memory string
+	// LossScale is the first loss scale of float16 training; 0 means 65536. Other
+	// compute dtypes use none.
+	LossScale float64
+}
+
+func (o *TrainOptions) validate() error {
+	if o.Dropout < 0 || o.Dropout >= 1 {
+		return fmt.Errorf("layerwise: dropout %v, want 0 ≤ dropout < 1", o.Dropout)
+	}
+	if o.MaxGradNorm < 0 || o.WeightDecay < 0 || o.Beta1 < 0 || o.Beta1 >= 1 || o.Beta2 < 0 || o.Beta2 >= 1 || o.Eps < 0 || o.LossScale < 0 {
+		return fmt.Errorf("layerwise: gradient norm limit %v, weight decay %v, betas %v and %v, epsilon %v, loss scale %v: want none negative and betas below 1",
+			o.MaxGradNorm, o.WeightDecay, o.Beta1, o.Beta2, o.Eps, o.LossScale)
+	}
+	if o.Beta1 == 0 {
+		o.Beta1 = 0.9
+	}
+	if o.Beta2 == 0 {
+		o.Beta2 = 0.999
+	}
+	if o.Eps == 0 {
+		o.Eps = 1e-8
+	}
+	if o.LossScale == 0 {
+		o.LossScale = 65536
+	}
+	switch o.Memory {
+	case "", MemoryAuto:
+		o.Memory = MemorySave
+	case MemorySave, MemoryRecompute:
+	default:
+		return fmt.Errorf("layerwise: memory policy %q is unknown; want %s, %s or %s", o.Memory, MemoryAuto, MemorySave, MemoryRecompute)
+	}
+	return optim.Check(o.Optim)
+}
+
+// Trainer trains one adapter on a frozen base. It implements train.Stepper.
+type Trainer struct {
+	base   *Base
+	opt    TrainOptions
+	adam   optim.AdamW
+	config lora.Config
+	ad     *DeviceAdapter
+	keep   keep
+
+	first, second compute.Buffer   // AdamW's m and v, f32 [N]
+	zeros         []compute.Buffer // a zero gradient for each layer, f32 [n]
+	calls         int              // steps taken, skipped ones included: the dropout masks' clock
+	updates       int              // AdamW's t
+	scale         lossScale
+}
+
+var _ train.Stepper = (*Trainer)(nil)
+
+// NewTrainer puts an adapter and its optimizer states on the device.
+func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t = &Trainer{base: b, opt: o, config: a.Config, keep: keepResiduals,
+		adam:  optim.AdamW{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay},
+		scale: newLossScale(b.dt, o.LossScale)}
+	if o.Memory == MemoryRecompute {
+		t.keep = keepNothing
+	}
+	if t.ad, err = b.upload(a); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			t.free()
+		}
+	}()
+	zero := make([]float32, t.ad.layout.size)
+	if err := t.setStates(zero, zero); err != nil {
+		return nil, err
+	}
+	for _, s := range t.ad.layout.layers {
+		var z compute.Buffer
+		if n := s.size(); n > 0 {
+			if z, err = b.dev.upload(zero[:n], dtypes.Float32, n); err != nil {
+				return nil, err
+			}
+		}
+		t.zeros = append(t.zeros, z)
+	}
+	return t, nil
+}
+
+// setStates uploads AdamW's states.
+func (t *Trainer) setStates(m, v []float32) (err error) {
+	drop(t.first, t.second)
+	t.first, t.second = nil, nil
+	if t.first, err = t.base.dev.upload(m, dtypes.Float32, len(m)); err != nil {
+		return err
+	}
+	t.second, err = t.base.dev.upload(v, dtypes.Float32, len(v))
+	return err
+}
+
+// Free releases the trainer's device memory; the base model stays. Freeing twice
+// does nothing.
+func (t *Trainer) Free() {
+	t.base.mu.Lock()
+	defer t.base.mu.Unlock()
+	t.free()
+}
+
+func (t *Trainer) free() {
+	t.ad.free()
+	drop(t.first, t.second)
+	drop(t.zeros...)
+	t.first, t.second, t.zeros = nil, nil, nil
+}
+
+// Step makes one optimizer step from micro-batches whose gradients add up, with
+// learning rate lr. The loss is the mean over the supervised tokens of all of
+// them together. A step without any, or whose gradients overflow (float16),
+// changes nothing and reports Skipped.
+func (t *Trainer) Step(micro []*batch.Batch, lr float64) (res train.StepResult, err error) {
+	b := t.base
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := firstError(b.usable("train"), t.ad.check(b)); err != nil {
+		return res, err
+	}
+	for _, bt := range micro {
+		if err := bt.Check(b.cfg.VocabSize); err != nil {
+			return res, err
+		}
+		res.Supervised += bt.Supervised()
+		res.Tokens += bt.Tokens()
+	}
+	res.LossScale = t.scale.value
+	t.calls++
+	if res.Supervised == 0 {
+		res.Skipped = true
+		return res, nil
+	}
+	g := &gradients{sums: append([]compute.Buffer(nil), t.zeros...), shared: true}
+	defer g.free()
+	for i, bt := range micro {
+		if bt.Supervised() == 0 {
+			continue
+		}
+		if err := t.accumulate(g, bt, i, t.scale.value/float64(res.Supervised)); err != nil {
+			return res, err
+		}
+	}
+	loss, norm, err := t.update(g, lr)
+	if err != nil {
+		return res, err
+	}
+	res.Loss, res.GradNorm = loss/float64(res.Supervised), norm
+	res.Skipped = !t.scale.note(norm)
+	if !res.Skipped {
+		t.updates++
+	}
+	return res, nil
+}
+
+// gradients is what a step has gathered so far.
+type gradients struct {
+	sums   []compute.Buffer // one for each layer, nil without adapter
+	shared bool             // sums are the trainer's zeros
+	losses []compute.Buffer // a scalar for each micro-batch
+}
+
+func (g *gradients) free() {
+	if !g.shared {
+		drop(g.sums...)
+	}
+	drop(g.losses...)
+}
+
+// accumulate runs one micro-batch forwards and backwards.
+func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale float64) (err error) {
+	b := t.base
+	k0, k1 := dropoutKeys(t.opt.Seed, t.calls, micro)
+	m, md, packed, _, err := b.packBatch(bt, k0, k1, gradScale)
+	if err != nil {
+		return err
+	}
+	defer drop(packed)
+	x, c, err := b.start(m, md, packed)
+	if err != nil {
+		return err
+	}
+	defer c.free()
+	inputs, saved := []compute.Buffer{x}, make([][]compute.Buffer, len(b.layers))
+	defer func() {
+		drop(inputs...)
+		for _, s := range saved {
+			drop(s...)
+		}
+	}()
+	for i := range b.layers {
+		y, r, err := b.forwardLayer(i, c, t.ad, t.opt.Dropout, t.keep, inputs[i])
+		if err != nil {
+			return err
+		}
+		inputs, saved[i] = append(inputs, y), r
+	}
+	last := len(b.layers)
+	out, err := b.call(fmt.Sprintf("head B%d S%d", m.b, m.s), []compute.Buffer{packed, inputs[last], b.norm, b.head}, nil, func(in []*Node) []*Node {
+		rows, targets, inverse := md.labels(in[0])
+		loss, dx := b.headFor(m).forwardBackward(in[1], in[2], in[3], rows, targets, inverse,
+			md.scalar(in[0], metaCount), bitsF32(md.scalar(in[0], metaScale)))
+		return []*Node{loss, dx}
+	})
+	if err != nil {
+		return err
+	}
+	g.losses = append(g.losses, out[0])
+	drop(inputs[last])
+	inputs = inputs[:last]
+	return t.backward(g, c, inputs, saved, out[1])
+}
+
+// backward runs the layers in reverse, down to the lowest that is trained. It
+// consumes dy and saved.
+func (t *Trainer) backward(g *gradients, c *passContext, inputs []compute.Buffer, saved [][]compute.Buffer, dy compute.Buffer) error {
+	b := t.base
+	lowest := 0
+	for t.zeros[lowest] == nil {
+		lowest++
+	}
+	sums := make([]compute.Buffer, len(b.layers))
+	for i := len(b.layers) - 1; i >= lowest; i-- {
+		before := g.sums[i]
+		dx, sum, err := b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep, inputs[i], dy, before, g.shared, saved[i])
+		saved[i] = nil
+		if err != nil {
+			drop(sums...)
+			return err
+		}
+		if !g.shared {
+			g.sums[i] = nil
+		}
+		dy, sums[i] = dx, sum
+	}
+	drop(dy)
+	g.sums, g.shared = sums, false
+	return nil
+}
+
+// update clips, applies AdamW and returns the summed loss and the norm before
+// clipping. Not finite gradients leave everything as it was.
+func (t *Trainer) update(g *gradients, lr float64) (loss, norm float64, err error) {
+	b := t.base
+	h := t.adam.Hyper(lr, t.updates+1)
+	hyper, err := b.dev.upload(append(h[:], float32(1/t.scale.value)), dtypes.Float32, len(h)+1)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer drop(hyper)
+	in := []compute.Buffer{t.ad.flat, t.first, t.second, hyper}
+	for _, s := range g.sums {
+		if s != nil {
+			in = append(in, s)
+		}
+	}
+	layers := len(in)
+	in = append(in, g.losses...)
+	donate := []int{0, 1, 2}
+	key := fmt.Sprintf("update %+v clip %v layers %d", t.adam, t.opt.MaxGradNorm, layers)
+	out, err := b.call(key, in, donate, func(n []*Node) []*Node {
+		p, m, v, hyper := n[0], n[1], n[2], n[3]
+		grad := Mul(Concatenate(n[4:layers], 0), Reshape(Slice(hyper, AxisRange(len(h), len(h)+1))))
+		norm := optim.NormGraph(grad)
+		p1, m1, v1 := t.adam.Graph(p, Mul(grad, optim.ClipGraph(norm, t.opt.MaxGradNorm)), m, v, Slice(hyper, AxisRange(0, len(h))))
+		ok := BroadcastToDims(IsFinite(norm), p.Shape().Dimensions...)
+		total := n[layers]
+		for _, l := range n[layers+1:] {
+			total = Add(total, l)
+		}
+		return []*Node{Where(ok, p1, p), Where(ok, m1, m), Where(ok, v1, v), Stack([]*Node{total, norm}, 0)}
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	t.ad.flat, t.first, t.second = out[0], out[1], out[2]
+	defer drop(out[3])
+	stats, err := download[float32](out[3], 2)
+	if err != nil {
+		return 0, 0, err
+	}
+	return float64(stats[0]), float64(stats[1]), nil
+}
+
+// Evaluate returns the sum of the cross-entropies of a batch's supervised tokens,
+// without dropout, and their number.
+func (t *Trainer) Evaluate(bt *batch.Batch) (lossSum float64, supervised int, err error) {
+	b := t.base
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := firstError(b.usable("evaluate"), t.ad.check(b), bt.Check(b.cfg.VocabSize)); err != nil {
+		return 0, 0, err
+	}
+	lossSum, err = b.lossOf(t.ad, bt)
+	return lossSum, bt.Supervised(), err
+}
+
+// Device is the adapter as it is being trained, for sampling between steps. It
+// belongs to the trainer: do not free it.
+func (t *Trainer) Device() *DeviceAdapter { return t.ad }
+
+// Adapter copies the trained values to the host.
+func (t *Trainer) Adapter() (*lora.Adapter, error) {
+	t.base.mu.Lock()
+	defer t.base.mu.Unlock()
+	if err := firstError(t.base.usable("read adapter"), t.ad.check(t.base)); err != nil {
+		return nil, err
+	}
+	flat, err := download[float32](t.ad.flat, t.ad.layout.size)
+	if err != nil {
+		return nil, err
+	}
+	return t.ad.layout.adapter(t.base.cfg, t.config, flat), nil
+}
+
+// lossScale is the dynamic loss scale of float16 training, as torch.amp.GradScaler:
+// halved by a step that overflows, doubled after 2,000 that don't.
+type lossScale struct {
+	dynamic bool
+	value   float64
+	good    int
+}
+
+const lossScaleInterval = 2000
+
+func newLossScale(dt dtypes.DType, first float64) lossScale {
+	if dt != dtypes.Float16 {
+		return lossScale{value: 1}
+	}
+	return lossScale{dynamic: true, value: first}
+}
+
+// note records a step with that gradient norm and reports whether it counts.
+func (s *lossScale) note(norm float64) (ok bool) {
+	ok = !math.IsNaN(norm) && !math.IsInf(norm, 0)
+	switch {
+	case !s.dynamic:
+	case !ok:
+		s.value, s.good = max(s.value/2, 1), 0
+	case s.good+1 == lossScaleInterval:
+		s.value, s.good = min(s.value*2, 1<<24), 0
+	default:
+		s.good++
+	}
+	return ok
+}
