@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
-	"time"
 )
 
 // cell is one execute request.
@@ -237,9 +236,3 @@ func (k *kernel) onOutput(m *message) {
 		c.out.add(m)
 	}
 }
-
-// interruptBudget is how much output of an interrupted cell is still shown.
-const interruptBudget = 1 << 20
-
-// mergeWindow is how long adjacent stream messages are gathered into one.
-const mergeWindow = 15 * time.Millisecond

@@ -16,6 +16,7 @@ type cellError struct {
 var (
 	panicLine   = regexp.MustCompile(`(?m)^(panic: |fatal error: |unexpected fault address )`)
 	exitStatus  = regexp.MustCompile(`^exit status (\d+)$`)
+	endingLine  = regexp.MustCompile(`^(exit status \d+|signal: [a-z ]+)\n$`)
 	signalled   = regexp.MustCompile(`^signal: (\w+)`)
 	workFolder  = regexp.MustCompile(`/\S*/gonb_[0-9a-f]+/`)
 	failedToRun = regexp.MustCompile(`^failed to run "[^"]*": `)
@@ -77,8 +78,7 @@ func fromGoNB(reply json.RawMessage, tail, held string) *cellError {
 func panicError(held string) *cellError {
 	first, _, _ := strings.Cut(held, "\n")
 	first = strings.TrimSuffix(strings.TrimPrefix(first, "panic: "), "\r")
-	held = strings.TrimRight(strings.TrimSuffix(strings.TrimRight(held, "\n"), "exit status 2"), "\n")
-	return &cellError{"panic", first, strings.Split(workFolder.ReplaceAllString(held, ""), "\n")}
+	return &cellError{"panic", first, strings.Split(workFolder.ReplaceAllString(strings.TrimRight(held, "\n"), ""), "\n")}
 }
 
 // compileError keeps the compiler's messages as the value and GoNB's lines, which say where in which

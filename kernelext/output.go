@@ -7,6 +7,9 @@ import (
 )
 
 const (
+	mergeWindow     = 15 * time.Millisecond // adjacent stream messages are gathered into one
+	interruptBudget = 1 << 20               // of an interrupted cell's output still shown
+
 	mergeLimit = 64 << 10 // a gathered stream message is sent at this size
 	tailLimit  = 64 << 10 // of stderr, kept for the error reply
 	holdLimit  = 1 << 20  // of a panic's text, held back for the traceback
@@ -26,6 +29,7 @@ type outputs struct {
 	timer   *time.Timer
 	tail    string // the last of stderr
 	held    string // stderr from a panic's first line on
+	ending  string // GoNB's line on how the program ended, which the error reply says too
 	after   int    // bytes since the cell was interrupted
 	dropped bool
 }
@@ -43,13 +47,20 @@ func (o *outputs) add(m *message) {
 		return
 	}
 	if s.Name == "stderr" {
-		s.Text = o.hold(s.Text)
+		before := o.ending
+		if o.ending = ""; endingLine.MatchString(s.Text) {
+			o.ending, s.Text = s.Text, ""
+		}
+		s.Text = o.hold(before + s.Text)
 	}
 	o.write(s.Name, s.Text)
 }
 
 // hold keeps stderr's tail, and takes a panic's text out of what is shown.
 func (o *outputs) hold(text string) string {
+	if text == "" {
+		return ""
+	}
 	o.tail += text
 	if len(o.tail) > 2*tailLimit {
 		o.tail = o.tail[len(o.tail)-tailLimit:]
@@ -160,11 +171,12 @@ func (o *outputs) finish() *cellError {
 	defer o.mu.Unlock()
 	e := o.cell.outcome(o.tail, o.held)
 	if e == nil || e.ename != "panic" {
-		text := o.held
-		o.held = ""
-		o.write("stderr", text)
+		o.write("stderr", o.held)
 	}
-	o.held = ""
+	if e == nil {
+		o.write("stderr", o.ending)
+	}
+	o.held, o.ending = "", ""
 	o.flush()
 	return e
 }
