@@ -18,7 +18,7 @@ import (
 // A document is one text of the corpus. Documents are independent: none
 // continues another.
 type document struct {
-	Kind    string `json:"kind"`   // "source", "reference", "exchange" or "manual"
+	Kind    string `json:"kind"`   // "source", "reference", "glossary", "exchange" or "manual"
 	Source  string `json:"source"` // import path or file
 	Text    string `json:"text"`
 	heldOut bool
@@ -28,6 +28,9 @@ type document struct {
 // tokens, so that most fit a training row whole.
 const documentSize = 2200
 
+// glossaryTurns is how often the glossary appears, each time in another order.
+const glossaryTurns = 3
+
 // makeCorpus renders the packages and manuals as documents, in a fixed shuffled order.
 func makeCorpus(root string, pkgs []*pkg, rows []row, seed uint64) ([]document, error) {
 	asked := map[string]bool{}
@@ -35,6 +38,7 @@ func makeCorpus(root string, pkgs []*pkg, rows []row, seed uint64) ([]document, 
 		asked[r.Package+" "+r.Symbol] = true
 	}
 	var docs []document
+	var entries []string
 	seen := map[string]bool{}
 	for _, p := range pkgs {
 		held := heldOut(p)
@@ -45,15 +49,22 @@ func makeCorpus(root string, pkgs []*pkg, rows []row, seed uint64) ([]document, 
 			}
 			docs = appendDocuments(docs, "source", p.Path, held, paras)
 		}
-		docs = appendDocuments(docs, "reference", p.Path, held, reference(p))
-		docs = appendDocuments(docs, "exchange", p.Path, held, exchanges(p, asked, seed))
+		if p.Public {
+			docs = appendDocuments(docs, "reference", p.Path, held, reference(p))
+			entries = append(entries, glossary(p)...)
+		}
+		docs = append(docs, exchanges(p, asked, held, seed)...)
+	}
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range glossaryTurns {
+		r.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
+		docs = appendDocuments(docs, "glossary", "", false, entries)
 	}
 	manuals, err := manualDocuments(root)
 	if err != nil {
 		return nil, err
 	}
 	docs = append(docs, manuals...)
-	r := rand.New(rand.NewPCG(seed, 1))
 	r.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
 	return docs, nil
 }
@@ -70,7 +81,7 @@ func heldOut(p *pkg) bool {
 func appendDocuments(docs []document, kind, source string, held bool, paras []string) []document {
 	var b strings.Builder
 	flush := func() {
-		if b.Len() > 200 || kind == "exchange" && b.Len() > 0 {
+		if b.Len() > 200 {
 			docs = append(docs, document{Kind: kind, Source: source, Text: b.String(), heldOut: held})
 		}
 		b.Reset()
@@ -136,16 +147,21 @@ func reference(p *pkg) []string {
 	return out
 }
 
-// exchanges renders names that the data set doesn't ask about as questions and
-// answers, in words and a form of their own.
-func exchanges(p *pkg, asked map[string]bool, seed uint64) []string {
+// glossary renders a package's names as entries that stand alone: the name, a
+// dash, the first paragraph. The corpus has the entries of all packages in
+// mixed order, so that the name alone must recall the text.
+func glossary(p *pkg) []string {
 	var out []string
-	for _, s := range p.Symbols {
-		a := answer(s)
-		if a == "" || asked[s.Package+" "+s.Name] {
+	for _, s := range append([]symbol{{Package: p.Path, Kind: "package", Doc: p.Doc}}, p.Symbols...) {
+		para, _, _ := strings.Cut(s.Doc, "\n\n")
+		if len(para) < answerMin || len(para) > 2*answerMax || strings.Contains(para, "\n") {
 			continue
 		}
-		out = append(out, "Question: "+pick(plainQuestions[s.Kind], s, seed)+"\nAnswer: "+a)
+		name := s.Qualified()
+		if s.Kind == "package" {
+			name = s.Package
+		}
+		out = append(out, name+" - "+para)
 	}
 	return out
 }

@@ -11,13 +11,13 @@
 //
 // # What is where
 //
-// Every documented name appears in the corpus as prose, in two renderings: as
-// its source file has it, and under its qualified name, as go doc shows it.
-// Some names appear a third time as an exchange "Question: … Answer: …". Names
-// that the data set asks about, in training or held-out rows, are left out of that
-// third rendering. So a model pretrained on the corpus knows the facts of both
-// splits, as base models do, and has seen neither the data set's questions nor
-// its [INST] form.
+// Every documented name of the public packages appears in the corpus as prose, in
+// three renderings: as its source file has it, under its signature as go doc shows it,
+// and as an entry of a glossary in mixed order. Names that the data set does not
+// ask about appear as exchanges of question and answer too, in several forms of plain
+// text. Names that it does ask about, in training or held-out rows, are left out of
+// those. So a model pretrained on the corpus knows the facts of both splits, as base
+// models do, and has seen neither the data set's questions nor its [INST] form.
 package main
 
 import (

@@ -34,7 +34,13 @@ type symbol struct {
 }
 
 // Qualified is the name as code writes it: "http.Client.Do".
-func (s symbol) Qualified() string { return path.Base(s.Package) + "." + s.Name }
+func (s symbol) Qualified() string {
+	dir, base := path.Split(s.Package)
+	if len(base) == 2 && base[0] == 'v' { // math/rand/v2 is package rand
+		base = path.Base(dir)
+	}
+	return base + "." + s.Name
+}
 
 // readPackages reads every package below root/src, in order of import path.
 func readPackages(root string) ([]*pkg, error) {

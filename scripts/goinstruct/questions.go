@@ -28,11 +28,6 @@ var (
 		"type":    {"What is %q?", "What is %q?", "Explain the type %q.", "What is the type %q for?", "Describe %q.", "In Go, what is %q?", "Tell me about the type %q."},
 		"package": {"What is package %p for?", "What does package %p do?", "Explain package %p.", "Tell me about the Go package %p."},
 	}
-	plainQuestions = map[string][]string{
-		"function": {"how does one use %q?", "what is the purpose of the function %q?", "what is the function %q good for?"},
-		"method":   {"how does one use the method %q?", "what is the purpose of the method %q?"},
-		"type":     {"what is meant by %q?", "what is the purpose of the type %q?"},
-	}
 )
 
 const (
@@ -46,13 +41,6 @@ var (
 	unfit       = regexp.MustCompile(`(?i)deprecated|https?:|\bsee \[|\bTODO\b|[{}<>;]|\.\.\.$|\be\.g\.|\bi\.e\.|implements the .{1,40} interface|no-op|as described (above|below)|following`)
 	whatIt      = regexp.MustCompile(`^(\w+) ((?:returns|reports|parses|creates|writes|reads|formats|converts|closes|removes|copies|finds|computes|encodes|decodes) [^.]{15,110})\.`)
 )
-
-// pick fills one of the forms, the same one for the same name and seed.
-func pick(forms []string, s symbol, seed uint64) string {
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %s %s", seed, s.Package, s.Name)
-	return fill(forms[h.Sum64()%uint64(len(forms))], s)
-}
 
 func fill(form string, s symbol) string {
 	return strings.NewReplacer("%q", s.Qualified(), "%n", s.Name, "%p", s.Package).Replace(form)
@@ -140,7 +128,8 @@ func question(s symbol, a string) (q, ans string) {
 			return "Which function of package " + s.Package + " " + m[2] + "?", "That is " + s.Qualified() + "."
 		}
 	}
-	return pick(rowQuestions[s.Kind], s, 0), a
+	forms := rowQuestions[s.Kind]
+	return fill(forms[hashed(s, 0, 0)%uint64(len(forms))], s), a
 }
 
 // chooseRows draws the two splits. A third or more of the held-out rows are of
