@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+)
+
+// Questions of the corpus, by kind of name: %q the qualified name, %n the name,
+// %p the package.
+var plainQuestions = map[string][]string{
+	"function": {"how does one use %q?", "what is the purpose of the function %q?", "what is %q good for?", "what does %q do?",
+		"describe %q", "explain the function %q", "what happens in %q?", "tell us about %q"},
+	"method": {"how does one use the method %q?", "what is the purpose of the method %q?", "what does %q do?", "explain %q", "tell us about the method %q"},
+	"type":   {"what is meant by %q?", "what is the purpose of the type %q?", "what is %q?", "explain the type %q", "tell us about %q"},
+}
+
+// Layouts of an exchange: %s the question, then the answer.
+var layouts = []string{
+	"Question: %s\nAnswer: %s",
+	"Q: %s\nA: %s",
+	"## %s\n\n%s",
+	"Reader: %s\nGopher: %s",
+	"<q> %s </q> %s",
+}
+
+// Exchanges per document, chosen by the first name's hash. Many documents hold one, so
+// that the end of a document is known as what may follow an answer.
+var exchangeCounts = []int{1, 1, 2, 3, 12}
+
+// exchanges renders names that the data set does not ask about as questions and
+// answers: public names in three wordings, others in one. The exchanges of a
+// document share a layout.
+func exchanges(p *pkg, asked map[string]bool, held bool, seed uint64) []document {
+	var docs []document
+	turns := 1
+	if p.Public {
+		turns = 3
+	}
+	for turn := range turns {
+		var parts []string
+		layout, room := "", 0
+		flush := func() {
+			if len(parts) > 0 {
+				docs = append(docs, document{Kind: "exchange", Source: p.Path, Text: strings.Join(parts, "\n\n"), heldOut: held})
+			}
+			parts = nil
+		}
+		for _, s := range p.Symbols {
+			a := answer(s)
+			if a == "" || asked[s.Package+" "+s.Name] {
+				continue
+			}
+			h := hashed(s, seed, turn)
+			if room == 0 {
+				flush()
+				layout, room = layouts[h%uint64(len(layouts))], exchangeCounts[h/8%uint64(len(exchangeCounts))]
+			}
+			forms := plainQuestions[s.Kind]
+			q := fill(forms[h/64%uint64(len(forms))], s)
+			if h/1024%2 == 0 {
+				q = strings.ToUpper(q[:1]) + q[1:]
+			}
+			parts = append(parts, fmt.Sprintf(layout, q, a))
+			room--
+		}
+		flush()
+	}
+	return docs
+}
+
+func hashed(s symbol, seed uint64, turn int) uint64 {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%d %d %s %s", seed, turn, s.Package, s.Name)
+	x := h.Sum64() // mixed once more: FNV's low bits follow the last letters
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	return x ^ x>>33
+}
