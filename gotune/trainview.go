@@ -1,0 +1,201 @@
+package gotune
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/gotune/gotune/gotune/internal/wire"
+)
+
+// trainView shows a run: in a notebook one block of fixed height with the loss
+// chart and the latest lines of the log, drawn in place; in text a line for
+// each line of the log, and on a terminal the state of the run below them.
+type trainView struct {
+	*progressView
+	name    string
+	attach  string // how to see the run again, in Go
+	records []StepRecord
+}
+
+// liveRows is the number of records that the live table shows.
+const liveRows = 6
+
+func newTrainView(what, name string) *trainView {
+	v := &trainView{progressView: newProgress(what), name: name,
+		attach: fmt.Sprintf("gotune.Trainer{Name: %q}.Attach()", name)}
+	v.progressView.print(logHead)
+	return v
+}
+
+// print writes text to a text screen.
+func (p *progressView) print(text string) { p.s.print(text) }
+
+func (v *trainView) event(m *wire.Message) {
+	if m.Event != wire.EventStep {
+		v.progressView.event(m)
+		return
+	}
+	var r StepRecord
+	if json.Unmarshal(m.Data, &r) != nil {
+		return
+	}
+	v.add(r)
+	v.tick()
+}
+
+// add takes a step. One that was there already, from before a checkpoint that
+// the run went back to, is replaced with all that followed it.
+func (v *trainView) add(r StepRecord) {
+	for len(v.records) > 0 && v.records[len(v.records)-1].Step >= r.Step {
+		v.records = v.records[:len(v.records)-1]
+	}
+	v.records = append(v.records, r)
+	v.dirty = true
+	if r.Logged || r.Evaluated {
+		v.print(logLine(r))
+	}
+	v.s.status(fmt.Sprintf("%s %s step %d of %d  loss %s  %s  %s left", v.name, textBar(r.Step, r.TotalSteps, 20),
+		r.Step, r.TotalSteps, lossText(r.Loss), speedText(r.TokensPerSecond), secondsText(r.ETA)))
+}
+
+// textBar is a bar of n characters.
+func textBar(done, total, n int) string {
+	full := 0
+	if total > 0 {
+		full = min(n, done*n/total)
+	}
+	return strings.Repeat("█", full) + strings.Repeat("░", n-full)
+}
+
+func (v *trainView) tick() {
+	if len(v.records) == 0 {
+		v.progressView.tick()
+		return
+	}
+	if v.dirty && v.live.due() {
+		v.dirty = false
+		v.live.draw(v.html(), v.text())
+	}
+}
+
+func (v *trainView) stopping() {
+	if len(v.records) == 0 {
+		v.progressView.stopping()
+		return
+	}
+	v.stopped = true
+	if v.s.nb != nil {
+		v.live.draw(v.html(), v.text())
+		v.s.sync()
+	}
+	v.print("stopping: the engine ends its step and writes a checkpoint … (interrupt again to leave at once)\n")
+}
+
+// text is the state in a line.
+func (v *trainView) text() string {
+	r := v.records[len(v.records)-1]
+	return fmt.Sprintf("%s: step %d of %d, loss %s, %s left", v.name, r.Step, r.TotalSteps, lossText(r.Loss), secondsText(r.ETA))
+}
+
+// html is the live block.
+func (v *trainView) html() string {
+	r := v.records[len(v.records)-1]
+	state := secondsText(r.ETA) + " left"
+	if v.stopped {
+		state = "stopping: the engine ends its step and writes a checkpoint"
+	}
+	var b strings.Builder
+	b.WriteString(`<div style="min-height:560px"><div><b>` + escape(v.name) + `</b> · ` +
+		escape(fmt.Sprintf("step %d of %d · epoch %.2f · loss %s · %s · %s", r.Step, r.TotalSteps, r.Epoch, lossText(r.Loss), secondsText(r.Seconds), state)) + `</div>`)
+	b.WriteString(fmt.Sprintf(`<progress style="width:%dpx;max-width:100%%" max="%d" value="%d"></progress>`, chartWidth, max(1, r.TotalSteps), r.Step))
+	b.WriteString(lossChart(liveStyle, []curve{newCurve(v.name, v.records, 0)}, r.TotalSteps))
+	b.WriteString(liveTable(v.records).html())
+	b.WriteString(`<div><small>` + escape(v.activity()) + `Page reloaded? This shows the run again: <code>` + escape(v.attach) + `</code></small></div></div>`)
+	return onPage(b.String())
+}
+
+// activity is what else the engine does, e.g. an evaluation.
+func (v *trainView) activity() string {
+	for _, t := range v.tasks {
+		if !t.finished {
+			return oneLine(t.line(), 80) + ". "
+		}
+	}
+	return ""
+}
+
+// liveTable is the latest lines of the log and the newest step, in a fixed
+// number of rows, so that the page does not move.
+func liveTable(records []StepRecord) table {
+	t := logTable(nil)
+	newest := records[len(records)-1]
+	logged := loggedOnly(records)
+	if n := len(logged); n > 0 && logged[n-1].Step == newest.Step {
+		logged = logged[:n-1]
+	}
+	logged = logged[max(0, len(logged)-liveRows+1):]
+	for _, r := range append(logged, newest) {
+		t.rows = append(t.rows, logRow(r))
+	}
+	for len(t.rows) < liveRows {
+		t.rows = append(t.rows, []string{"\u00a0", "", "", "", "", ""})
+	}
+	return t
+}
+
+// loggedOnly are the records that make a line of the log.
+func loggedOnly(records []StepRecord) []StepRecord {
+	var out []StepRecord
+	for _, r := range records {
+		if r.Logged || r.Evaluated {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func logTable(records []StepRecord) table {
+	t := table{head: []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time left"}}
+	for _, r := range records {
+		t.rows = append(t.rows, logRow(r))
+	}
+	return t
+}
+
+func logRow(r StepRecord) []string {
+	loss := lossText(r.Loss)
+	if r.Logged {
+		loss = lossText(r.MeanLoss)
+	}
+	if r.Evaluated {
+		loss += " (eval " + lossText(r.EvalLoss) + ")"
+	}
+	norm := lossText(r.GradNorm)
+	if r.Skipped {
+		norm += " skipped"
+	}
+	return []string{countText(r.Step), loss, rateText(r.LearningRate), norm, strings.TrimSuffix(speedText(r.TokensPerSecond), " tok/s"), secondsText(r.ETA)}
+}
+
+// The log in text, a line a record.
+const (
+	logHead   = "      step      loss        lr  grad norm         speed  time left\n"
+	logFormat = "%10s  %8s  %8s  %9s  %12s  %9s\n"
+)
+
+func logLine(r StepRecord) string {
+	loss := r.Loss
+	if r.Logged {
+		loss = r.MeanLoss
+	}
+	line := fmt.Sprintf(logFormat, fmt.Sprintf("%d/%d", r.Step, r.TotalSteps), lossText(loss), rateText(r.LearningRate), lossText(r.GradNorm),
+		speedText(r.TokensPerSecond), secondsText(r.ETA))
+	if r.Evaluated {
+		line += "           eval loss " + lossText(r.EvalLoss) + "\n"
+	}
+	if r.Skipped {
+		line += "           skipped: the gradient was not finite in float16; the loss scale is now " + lossText(r.LossScale) + "\n"
+	}
+	return line
+}
