@@ -28,7 +28,9 @@ func (e *dictExpr) eval(r *renderer) Value {
 	d := NewDict()
 	for i, k := range e.keys {
 		r.step()
-		d.set(k.eval(r), e.values[i].eval(r))
+		key := k.eval(r)
+		r.work(size(key))
+		d.set(key, e.values[i].eval(r))
 	}
 	return d
 }
@@ -161,6 +163,7 @@ func (r *renderer) item(of, key Value) (Value, bool) {
 		case *List, *Dict, *namespace, *macro, *function, *loopState:
 			return nil, false
 		}
+		r.work(size(key) - 1)
 		return of.get(key)
 	case *namespace:
 		return nil, false
@@ -348,12 +351,21 @@ func (r *renderer) call(f Value, a args) Value {
 
 func (e *filterExpr) eval(r *renderer) Value {
 	r.step()
+	if !knownFilter(e.name) {
+		fail("TemplateRuntimeError", e.line, "No filter named %s found.", repr(e.name))
+	}
 	return r.filter(e.name, e.of.eval(r), e.args.eval(r, e.line))
 }
 
 func (e *testExpr) eval(r *renderer) Value {
 	r.step()
+	if tests[e.name] == nil {
+		fail("TemplateRuntimeError", e.line, "No test named %s found.", repr(e.name))
+	}
 	v := e.of.eval(r)
+	if s, ok := v.(string); ok {
+		r.work(len(s) / bytesPerStep)
+	}
 	return tests[e.name](r, v, e.args.eval(r, e.line)) != e.not
 }
 
@@ -390,6 +402,9 @@ func (r *renderer) iterate(v Value, line int) []Value {
 	return nil
 }
 
+// bytesPerStep is how many bytes of text may be looked at for one step.
+const bytesPerStep = 64
+
 // size is the number of values in v, to charge for walking it.
 func size(v Value) int { return sizeAt(v, 0) }
 
@@ -417,7 +432,7 @@ func sizeAt(v Value, depth int) int {
 			add([]Value{k, e})
 		}
 	case string:
-		n += len(v) / 64
+		n += len(v) / bytesPerStep
 	}
 	return n
 }

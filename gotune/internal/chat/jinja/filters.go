@@ -248,7 +248,9 @@ func filterUnique(r *renderer, v Value, a args) Value {
 	out := &List{}
 	for _, e := range r.iterate(v, a.line) {
 		r.step()
-		k := hashKey(fold(key(e), sensitive))
+		folded := fold(key(e), sensitive)
+		r.work(size(folded))
+		k := hashKey(folded)
 		if !seen[k] {
 			seen[k] = true
 			out.Items = append(out.Items, e)
@@ -412,7 +414,11 @@ func filterInt(r *renderer, v Value, a args) Value {
 	if base == 1 {
 		return def
 	}
-	if n, err := strconv.ParseInt(strings.ReplaceAll(s, "_", ""), base, 64); err == nil {
+	digits := strings.ReplaceAll(s, "_", "")
+	if mark := map[int]string{16: "0x", 8: "0o", 2: "0b"}[base]; mark != "" {
+		digits = strings.TrimPrefix(strings.ToLower(digits), mark)
+	}
+	if n, err := strconv.ParseInt(digits, base, 64); err == nil {
 		return n
 	}
 	if f, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(f) < 1<<63 {

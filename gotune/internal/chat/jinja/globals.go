@@ -17,6 +17,9 @@ func init() {
 		"dict":      makeDict,
 		"namespace": func(r *renderer, a args) Value { return makeNamespace(r, a) },
 		"raise_exception": func(r *renderer, a args) Value {
+			if len(a.pos)+len(a.kw) == 0 {
+				fail("TypeError", a.line, "raise_exception() missing 1 required positional argument: 'message'")
+			}
 			fail("TemplateError", 0, "%s", str(a.get(0, "message", nil)))
 			return nil
 		},

@@ -186,6 +186,9 @@ func (l *lexer) raw() bool {
 	l.skip(len(l.src) - l.pos - len(s))
 	for from := l.pos; ; {
 		i := strings.Index(l.src[from:], "{%")
+		if i < 0 && l.pos == len(l.src) {
+			return true // Jinja2, too, lets a raw tag end the template
+		}
 		if i < 0 {
 			fail("TemplateSyntaxError", l.line, "Missing end of raw directive")
 		}

@@ -323,6 +323,8 @@ func (r *renderer) equalAt(a, b Value, depth int) bool {
 	case Undefined:
 		_, ok := b.(Undefined)
 		return ok
+	case string:
+		r.work(len(x) / bytesPerStep)
 	}
 	switch b.(type) {
 	case Tuple:
@@ -340,7 +342,7 @@ func (r *renderer) contains(in, v Value, line int) bool {
 			defined(v, line)
 			fail("TypeError", line, "'in <string>' requires string as left operand, not %s", typeName(v))
 		}
-		r.work(len(in) / 64)
+		r.work(len(in) / bytesPerStep)
 		return strings.Contains(in, s)
 	case *Dict:
 		_, ok := in.get(v)
@@ -374,6 +376,7 @@ func (r *renderer) order(a, b Value, op string, line int) (c int, ordered bool) 
 	}
 	if x, ok := a.(string); ok {
 		if y, ok := b.(string); ok {
+			r.work(min(len(x), len(y)) / bytesPerStep)
 			return strings.Compare(x, y), true
 		}
 	}

@@ -4,12 +4,14 @@ package jinja
 func (p *parser) expression() expr {
 	p.enter()
 	defer p.leave()
+	mark := len(p.unknown)
 	e := p.or()
-	for p.skipName("if") {
+	for n := 0; p.skipName("if"); p.link(&n) {
 		c := &condExpr{then: e, cond: p.or()}
 		if p.skipName("else") {
 			c.els = p.expression()
 		}
+		p.unknown = p.unknown[:mark]
 		e = c
 	}
 	return e
@@ -42,7 +44,7 @@ func (p *parser) endsTuple() bool {
 
 func (p *parser) or() expr {
 	e := p.and()
-	for p.isName("or") {
+	for n := 0; p.isName("or"); p.link(&n) {
 		line := p.take().line
 		e = &binaryExpr{"or", e, p.and(), line}
 	}
@@ -51,7 +53,7 @@ func (p *parser) or() expr {
 
 func (p *parser) and() expr {
 	e := p.not()
-	for p.isName("and") {
+	for n := 0; p.isName("and"); p.link(&n) {
 		line := p.take().line
 		e = &binaryExpr{"and", e, p.not(), line}
 	}
@@ -98,7 +100,7 @@ func (p *parser) compare() expr {
 // binary parses operands joined by any of ops, from the left.
 func (p *parser) binary(operand func() expr, ops ...string) expr {
 	e := operand()
-	for {
+	for n := 0; ; p.link(&n) {
 		t := p.cur()
 		found := false
 		for _, op := range ops {
@@ -213,7 +215,7 @@ func (p *parser) dict(line int) expr {
 
 // postfix parses attributes, subscripts and calls behind e.
 func (p *parser) postfix(e expr) expr {
-	for {
+	for n := 0; ; p.link(&n) {
 		switch t := p.cur(); {
 		case p.skipOp("."):
 			a := p.take()
@@ -302,7 +304,7 @@ func (p *parser) arguments() argList {
 
 // filtered parses filters, tests and calls behind e.
 func (p *parser) filtered(e expr) expr {
-	for {
+	for n := 0; ; p.link(&n) {
 		switch t := p.cur(); {
 		case p.isOp("|"):
 			for _, f := range p.filters(e, false) {
@@ -322,7 +324,7 @@ func (p *parser) filtered(e expr) expr {
 // first to e. bare leaves out the first bar.
 func (p *parser) filters(e expr, bare bool) []*filterExpr {
 	var out []*filterExpr
-	for bare || p.skipOp("|") {
+	for n := 0; bare || p.skipOp("|"); p.link(&n) {
 		bare = false
 		f := &filterExpr{of: e, line: p.cur().line}
 		f.name = p.dotted()
@@ -330,7 +332,7 @@ func (p *parser) filters(e expr, bare bool) []*filterExpr {
 			f.args = p.arguments()
 		}
 		if !knownFilter(f.name) {
-			fail("TemplateAssertionError", f.line, "No filter named %s.", repr(f.name))
+			p.missing(f.line, "No filter named %s.", f.name)
 		}
 		out = append(out, f)
 		e = f
@@ -361,7 +363,7 @@ func (p *parser) test(e expr) expr {
 		t.args.pos = []expr{p.postfix(p.primary())}
 	}
 	if tests[t.name] == nil {
-		fail("TemplateAssertionError", line, "No test named %s.", repr(t.name))
+		p.missing(line, "No test named %s.", t.name)
 	}
 	return t
 }

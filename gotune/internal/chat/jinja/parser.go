@@ -1,11 +1,20 @@
 package jinja
 
+import "fmt"
+
 // A parser turns tokens into statements, after jinja2.parser.
 type parser struct {
 	toks  []tok
 	pos   int
 	depth int
 	loops int
+	// unknown are filters and tests that do not exist. They are errors when all else
+	// has been parsed, except in the arms of conditions, which may never run.
+	unknown []*Error
+}
+
+func (p *parser) missing(line int, format, name string) {
+	p.unknown = append(p.unknown, &Error{Kind: "TemplateAssertionError", Line: line, Message: fmt.Sprintf(format, repr(name))})
 }
 
 // maxNesting bounds how deep statements and expressions nest.
@@ -60,6 +69,17 @@ func (p *parser) wantName() string {
 func (p *parser) wantBlockEnd() {
 	if t := p.take(); t.kind != tokBlockEnd {
 		fail("TemplateSyntaxError", t.line, "expected token 'end of statement block', got '%s'", t)
+	}
+}
+
+// maxChain bounds how many operators, attributes or filters follow one another:
+// each is one level of the tree.
+const maxChain = 10_000
+
+// link counts a step of a chain.
+func (p *parser) link(n *int) {
+	if *n++; *n > maxChain {
+		fail("TemplateSyntaxError", p.cur().line, "more than %d operators in a row", maxChain)
 	}
 }
 
@@ -193,6 +213,8 @@ func (p *parser) forStatement(line int) stmt {
 
 func (p *parser) ifStatement() stmt {
 	s := &ifStmt{}
+	mark := len(p.unknown)
+	defer func() { p.unknown = p.unknown[:mark] }()
 	for {
 		s.conds = append(s.conds, p.tuple(false))
 		p.wantBlockEnd()

@@ -11,7 +11,7 @@ type Limits struct {
 	// Steps is the number of expressions and statements evaluated. Default 5,000,000.
 	Steps int
 	// Bytes is the sum of the lengths of all texts made, the output included.
-	// Default 64 MiB.
+	// Default 256 MiB.
 	Bytes int
 	// Depth is how deep macros, loops and expressions nest. Default 500.
 	Depth int
@@ -59,7 +59,11 @@ func Parse(src string) (t *Template, err error) {
 		fail("LimitError", 0, "the template has %d bytes, at most %d are read", len(src), maxTemplate)
 	}
 	p := &parser{toks: lex(src)}
-	return &Template{body: p.body()}, nil
+	body := p.body()
+	if len(p.unknown) > 0 {
+		return nil, p.unknown[0]
+	}
+	return &Template{body: body}, nil
 }
 
 // catch turns a failure into an error.
@@ -85,7 +89,7 @@ func (t *Template) Render(vars *Dict) (text string, spans []Span, err error) {
 		l.Steps = 5_000_000
 	}
 	if l.Bytes == 0 {
-		l.Bytes = 64 << 20
+		l.Bytes = 256 << 20
 	}
 	if l.Depth == 0 {
 		l.Depth = 500

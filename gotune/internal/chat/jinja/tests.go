@@ -40,7 +40,7 @@ func remainder(by func(a args) int64, want int64) testFunc {
 
 func init() {
 	two := func(args) int64 { return 2 }
-	isCallable := isType("function", "Macro", "LoopContext")
+	isCallable := isType("function", "Macro", "LoopContext", "Undefined")
 	tests = map[string]testFunc{
 		"defined":   func(r *renderer, v Value, a args) bool { _, u := v.(Undefined); return !u },
 		"undefined": isType("Undefined"),

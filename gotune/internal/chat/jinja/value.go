@@ -68,17 +68,35 @@ func hashKey(v Value) Value {
 			return int64(v)
 		}
 	case Tuple:
-		parts := make([]string, len(v))
-		for i, e := range v {
-			parts[i] = typeName(hashKey(e)) + repr(hashKey(e))
-		}
-		return tupleKey(strings.Join(parts, ","))
+		var b strings.Builder
+		writeKey(&b, v, 0)
+		return tupleKey(b.String())
 	case *List, *Dict:
 		fail("TypeError", 0, "unhashable type: '%s'", typeName(v))
 	case Undefined:
 		return Undefined{}
 	}
 	return v
+}
+
+// writeKey writes a text that is equal for equal keys only.
+func writeKey(b *strings.Builder, v Value, depth int) {
+	if depth > maxValueDepth {
+		fail("RecursionError", 0, "tuples nest more than %d deep", maxValueDepth)
+	}
+	t, ok := v.(Tuple)
+	if !ok {
+		h := hashKey(v)
+		b.WriteString(typeName(h))
+		writeRepr(b, h, depth)
+		return
+	}
+	b.WriteByte('(')
+	for _, e := range t {
+		writeKey(b, e, depth+1)
+		b.WriteByte(',')
+	}
+	b.WriteByte(')')
 }
 
 // namespace is the one kind of object whose attributes templates may set.
@@ -221,7 +239,14 @@ func repr(v Value) string {
 	return b.String()
 }
 
+// maxRepr bounds the text of a list or dictionary: shared elements could make it
+// exponential.
+const maxRepr = 16 << 20
+
 func writeRepr(b *strings.Builder, v Value, depth int) {
+	if b.Len() > maxRepr {
+		fail("LimitError", 0, "the text of a value has more than %d bytes", maxRepr)
+	}
 	if depth > maxValueDepth {
 		fail("RecursionError", 0, "maximum recursion depth exceeded while getting the repr of an object")
 	}
