@@ -82,7 +82,7 @@ func (ss loraSpecs) modules(flat *Node, dt dtypes.DType) map[string]*loraModule 
 func (m *loraModule) rowScale(w *Node) (c, norm *Node) {
 	f := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
 	sum := Add(f(w), MulScalar(f(DotGeneral(m.b, []int{1}, nil, m.a, []int{0}, nil)), m.scale))
-	norm = Sqrt(ReduceSum(Mul(sum, sum), -1))
+	norm = StopGradient(Sqrt(ReduceSum(Mul(sum, sum), -1)))
 	return Div(m.magnitude, norm), norm
 }
 

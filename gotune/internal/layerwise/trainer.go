@@ -172,7 +172,9 @@ func (t *Trainer) Step(micro []*batch.Batch, lr float64) (res train.StepResult, 
 		res.Supervised += bt.Supervised()
 		res.Tokens += bt.Tokens()
 	}
-	res.LossScale = t.scale.value
+	if t.scale.dynamic {
+		res.LossScale = t.scale.value
+	}
 	t.calls++
 	if res.Supervised == 0 {
 		res.Skipped = true
