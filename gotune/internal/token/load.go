@@ -104,12 +104,14 @@ func (t *Tokenizer) finish(added []AddedToken) error {
 		}
 	}
 	t.raw = newMatcher(raw, func(s string) string { return s })
-	t.normalized = newMatcher(normalized, func(s string) string {
-		for _, n := range t.normalize {
-			s = n.apply(s)
-		}
+	spell := func(s string) string {
+		s, _ = t.normalizeText(s)
 		return s
-	})
+	}
+	t.normalized = newMatcher(normalized, spell)
+	for _, a := range normalized {
+		t.tokens[a.ID] = spell(a.Content) // and so it is decoded, as by tokenizers
+	}
 	for _, n := range []struct {
 		id   *int32
 		name string
@@ -170,8 +172,12 @@ func (t *Tokenizer) addTokens(added []AddedToken) error {
 		}
 		t.special[name] = true
 	}
-	for i := range t.added {
-		t.added[i].Special = t.special[t.added[i].Content]
+	t.specialIDs = map[int32]struct{}{}
+	for i, a := range t.added {
+		if t.special[a.Content] {
+			t.added[i].Special = true
+			t.specialIDs[a.ID] = struct{}{}
+		}
 	}
 	return nil
 }

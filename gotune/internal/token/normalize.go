@@ -9,6 +9,9 @@ import (
 // A normalizer changes the text before it is split.
 type normalizer interface{ apply(string) string }
 
+// A mover is a normalizer that may take characters off the front of a text.
+type mover interface{ moves(string) bool }
+
 // prepend puts a text in front of a text that is not empty.
 type prepend string
 
@@ -40,6 +43,14 @@ func (r replace) apply(s string) string {
 	return b.String()
 }
 
+func (r replace) moves(s string) bool {
+	if r.content != "" {
+		return false
+	}
+	found := r.pattern.find(s)
+	return len(found) > 0 && found[0][0] == 0 && found[0][1] > 0
+}
+
 // unicodeForm is one of the four normal forms of Unicode (UAX #15).
 type unicodeForm norm.Form
 
@@ -56,4 +67,8 @@ func (n stripSpace) apply(s string) string {
 		s = strings.TrimRightFunc(s, isSpace)
 	}
 	return s
+}
+
+func (n stripSpace) moves(s string) bool {
+	return n.left && strings.TrimLeftFunc(s, isSpace) != s
 }

@@ -12,7 +12,8 @@ import (
 type Tokenizer struct {
 	config     *Config
 	added      []AddedToken
-	special    map[string]bool
+	special    map[string]bool // by content
+	specialIDs map[int32]struct{}
 	addedIDs   map[string]int32
 	raw        matcher // added tokens found in the text as given
 	normalized matcher // added tokens found in the normalized text
@@ -72,11 +73,8 @@ func (t *Tokenizer) encodeText(ids []int32, text string) []int32 {
 			ids = append(ids, p.id)
 			continue
 		}
-		s := p.text
-		for _, n := range t.normalize {
-			s = n.apply(s)
-		}
-		for _, q := range t.normalized.cut(s, p.first) {
+		s, moved := t.normalizeText(p.text)
+		for _, q := range t.normalized.cut(s, p.first && !moved) {
 			if q.id >= 0 {
 				ids = append(ids, q.id)
 				continue
@@ -85,6 +83,19 @@ func (t *Tokenizer) encodeText(ids []int32, text string) []int32 {
 		}
 	}
 	return ids
+}
+
+// normalizeText applies the normalizers. moved says that they took characters off
+// the front, so that what is left does not start where the text starts.
+func (t *Tokenizer) normalizeText(s string) (out string, moved bool) {
+	for _, n := range t.normalize {
+		next := n.apply(s)
+		if m, ok := n.(mover); ok && m.moves(s) {
+			moved = true
+		}
+		s = next
+	}
+	return s, moved
 }
 
 // encodePiece appends the ids of one piece of text between added tokens.
@@ -191,7 +202,11 @@ func (t *Tokenizer) Unk() (id int32, ok bool) { return t.unk, t.unk >= 0 }
 
 // IsSpecial says whether id is a special token, which Decode can leave out.
 func (t *Tokenizer) IsSpecial(id int32) bool {
-	return t.has(id) && t.special[t.tokens[id]]
+	if !t.has(id) {
+		return false
+	}
+	_, ok := t.specialIDs[id]
+	return ok
 }
 
 // Specials returns the special tokens in the order of their ids.
