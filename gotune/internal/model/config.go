@@ -285,11 +285,6 @@ func (c *Config) setTokens(path string, f *fileConfig) error {
 	c.BOS = single(get("bos_token_id", f.BOS, []int{1}))
 	c.EOS = get("eos_token_id", f.EOS, []int{2})
 	c.Pad = max(-1, single(get("pad_token_id", f.Pad, nil)))
-	for _, id := range append([]int{c.BOS, c.Pad}, c.EOS...) {
-		if id < -1 || id >= c.VocabSize {
-			return &ConfigError{path, "bos_token_id, eos_token_id, pad_token_id", fmt.Sprintf("found the token %d, but the vocabulary has %d", id, c.VocabSize)}
-		}
-	}
 	return nil
 }
 
@@ -403,6 +398,11 @@ func (c *Config) validate(path string) error {
 		return bad("rms_norm_eps", "found %g, wanted a small positive number", c.RMSNormEps)
 	case !(c.RopeTheta > 0):
 		return bad("rope_theta", "found %g, wanted a positive number", c.RopeTheta)
+	}
+	for _, id := range append([]int{c.BOS, c.Pad}, c.EOS...) {
+		if id < -1 || id >= c.VocabSize {
+			return bad("bos_token_id, eos_token_id, pad_token_id", "found the token %d, but the vocabulary has %d", id, c.VocabSize)
+		}
 	}
 	switch c.DType {
 	case "", "float32", "float16", "bfloat16", "float64":

@@ -67,8 +67,8 @@ var verdicts = []struct {
 
 	// Names and fields.
 	{"name twice", file("{"+one("a", "1", "0,1")+","+one("a", "1", "0,1")+"}", "x"), "given twice", true},
-	{"name twice, other place", file("{"+one("a", "1", "0,1")+","+one("a", "1", "1,2")+"}", "xx"), "given twice", true},
-	{"name twice by escape", file("{"+one("a", "1", "0,1")+","+one(`\u0061`, "1", "1,2")+"}", "xx"), "given twice", true},
+	{"name twice, other place", file("{"+one("a", "1", "0,1")+","+one("a", "1", "1,2")+"}", "xx"), "given twice", false},
+	{"name twice by escape", file("{"+one("a", "1", "0,1")+","+one(`\u0061`, "1", "1,2")+"}", "xx"), "given twice", false},
 	{"dtype twice", file(`{"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}`, "x"), "given twice", false},
 	{"shape twice", file(`{"a":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}}`, "x"), "given twice", false},
 	{"offsets twice", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"data_offsets":[0,1]}}`, "x"), "given twice", false},
