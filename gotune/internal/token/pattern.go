@@ -32,7 +32,7 @@ func compilePattern(expr string) (pattern, error) {
 		return pattern{}, fmt.Errorf("regular expression %q: %w", expr, err)
 	}
 	re.MatchTimeout = regexTimeout
-	return pattern{text: expr, re: re}, nil
+	return pattern{text: expr, re: re, fast: fastWords[expr]}, nil
 }
 
 // find returns the byte offsets of the matches in s.
