@@ -120,6 +120,9 @@ func (s *bigram) Restore(ts []safetensors.Tensor) error {
 	if len(ts) != 2 {
 		return fmt.Errorf("state has %d tensors, wanted 2", len(ts))
 	}
+	if ts[0].Name != "momentum" {
+		ts = []safetensors.Tensor{ts[1], ts[0]}
+	}
 	m, err := ts[0].Float32()
 	if err != nil {
 		return err

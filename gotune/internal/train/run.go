@@ -43,8 +43,8 @@ type Stepper interface {
 
 	// State returns what, beside the adapter's weights, the next step depends
 	// on: the optimizer's moments, counters of steps and random numbers, the
-	// loss scale. Restore sets it; a Stepper with the same adapter then
-	// continues exactly.
+	// loss scale. Restore sets it from the same tensors in any order (they are
+	// known by name); a Stepper with the same adapter then continues exactly.
 	State() ([]safetensors.Tensor, error)
 	Restore([]safetensors.Tensor) error
 }
