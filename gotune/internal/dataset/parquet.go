@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/format"
 	"github.com/parquet-go/parquet-go/deprecated"
+	"github.com/parquet-go/parquet-go/format"
 )
 
 // parquetBatch is how many rows are decoded at once; pages, not this, decide
@@ -89,13 +89,13 @@ func (r *parquetRows) node(c *parquet.Column, depth int) (*parquetNode, error) {
 	if n.leaves == 0 {
 		return nil, corrupt(r.path, "a group without columns: "+n.name, "columns")
 	}
-	if t := c.Type(); t != nil && len(n.children) == 1 && n.children[0].repeated && !n.repeated {
-		if lt := t.LogicalType(); lt != nil {
-			_, n.list = lt.Value.(*format.ListType)
+	if len(n.children) == 1 && n.children[0].repeated && !n.repeated {
+		if t := c.Type(); t != nil && t.LogicalType() != nil {
+			_, n.list = t.LogicalType().Value.(*format.ListType)
 		}
 		if !n.list { // older writers note only the converted type
 			name := n.children[0].name
-			n.list = name == "list" || name == "bag" || name == "array" || name == "element"
+			n.list = name == "list" || name == "bag" || name == "array"
 		}
 	}
 	return n, nil
@@ -302,45 +302,51 @@ func (a *assembler) list(n *parquetNode) (any, error) {
 // converter picks how the values of a leaf become Go values.
 func converter(c *parquet.Column) func(parquet.Value) (any, error) {
 	t := c.Type()
-	if lt := t.LogicalType(); lt != nil {
-		switch lt := lt.Value.(type) {
-		case *format.StringType, *format.EnumType, *format.JsonType:
+	lt := t.LogicalType()
+	if lt == nil {
+		if ct := t.ConvertedType(); ct != nil && *ct == deprecated.UTF8 {
 			return textValue
-		case *format.DateType:
-			return func(v parquet.Value) (any, error) {
-				return time.Unix(int64(v.Int32())*86400, 0).UTC().Format(time.DateOnly), nil
+		}
+		return plainValue
+	}
+	switch a := lt.Value.(type) {
+	case *format.StringType, *format.EnumType, *format.JsonType:
+		return textValue
+	case *format.DateType:
+		return func(v parquet.Value) (any, error) { return isoDate(int64(v.Int32())), nil }
+	case *format.TimestampType:
+		if a.Unit.Value == nil {
+			return plainValue
+		}
+		unit := a.Unit.Value.Duration()
+		return func(v parquet.Value) (any, error) { return isoTime(v.Int64(), unit), nil }
+	case *format.DecimalType:
+		scale := int(a.Scale)
+		return func(v parquet.Value) (any, error) { return decimalText(v, scale) }
+	case *format.Float16Type:
+		return func(v parquet.Value) (any, error) {
+			b := v.ByteArray()
+			if len(b) != 2 {
+				return nil, fmt.Errorf("a 16-bit number of %d bytes", len(b))
 			}
-		case *format.TimestampType:
-			unit := lt.Unit
-			return func(v parquet.Value) (any, error) {
-				n := v.Int64()
-				switch unit.Value.(type) {
-				case *format.MilliSeconds:
-					return isoTime(n, 3), nil
-				case *format.MicroSeconds:
-					return isoTime(n, 6), nil
-				}
-				return isoTime(n, 9), nil
-			}
-		case *format.DecimalType:
-			scale := int(lt.Scale)
-			return func(v parquet.Value) (any, error) { return decimalText(v, scale) }
-		case *format.IntType:
-			if lt.IsSigned {
-				return plainValue
-			}
-			return func(v parquet.Value) (any, error) {
-				if v.Kind() == parquet.Int32 {
-					return int64(v.Uint32()), nil
-				}
-				if u := v.Uint64(); u > 1<<63-1 {
-					return float64(u), nil
-				}
-				return v.Int64(), nil
-			}
+			return halfFloat(uint16(b[0]) | uint16(b[1])<<8), nil
+		}
+	case *format.IntType:
+		if !a.IsSigned {
+			return unsignedValue
 		}
 	}
 	return plainValue
+}
+
+func unsignedValue(v parquet.Value) (any, error) {
+	switch v.Kind() {
+	case parquet.Int32:
+		return int64(v.Uint32()), nil
+	case parquet.Int64:
+		return unsigned(v.Uint64()), nil
+	}
+	return nil, fmt.Errorf("an unsigned integer of kind %v", v.Kind())
 }
 
 func textValue(v parquet.Value) (any, error) {
@@ -375,20 +381,7 @@ func plainValue(v parquet.Value) (any, error) {
 func int96Time(v deprecated.Int96) string {
 	nanos := int64(uint64(v[1])<<32 | uint64(v[0]))
 	const julianUnixEpoch = 2440588
-	return time.Unix((int64(v[2])-julianUnixEpoch)*86400, nanos).UTC().Format("2006-01-02T15:04:05.999999999")
-}
-
-// isoTime formats a time in units of 10^-digits seconds since 1970.
-func isoTime(n int64, digits int) string {
-	unit := int64(1)
-	for range digits {
-		unit *= 10
-	}
-	sec, frac := n/unit, n%unit
-	if frac < 0 {
-		sec, frac = sec-1, frac+unit
-	}
-	return time.Unix(sec, frac*(1e9/unit)).UTC().Format("2006-01-02T15:04:05.999999999")
+	return time.Unix((int64(v[2])-julianUnixEpoch)*86400, nanos).UTC().Format(isoLayout)
 }
 
 func decimalText(v parquet.Value, scale int) (any, error) {
@@ -403,28 +396,7 @@ func decimalText(v parquet.Value, scale int) (any, error) {
 		if len(b) > 64 {
 			return nil, fmt.Errorf("a decimal of %d bytes", len(b))
 		}
-		n.SetBytes(b)
-		if len(b) > 0 && b[0]&0x80 != 0 { // two's complement
-			n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
-		}
+		n = twosComplement(b)
 	}
 	return shiftDecimal(n, scale)
-}
-
-// shiftDecimal writes n·10^-scale.
-func shiftDecimal(n *big.Int, scale int) (any, error) {
-	if scale < 0 || scale > 1000 {
-		return nil, fmt.Errorf("a decimal with scale %d", scale)
-	}
-	s := new(big.Int).Abs(n).String()
-	for len(s) <= scale {
-		s = "0" + s
-	}
-	if scale > 0 {
-		s = s[:len(s)-scale] + "." + s[len(s)-scale:]
-	}
-	if n.Sign() < 0 {
-		s = "-" + s
-	}
-	return s, nil
 }

@@ -123,7 +123,7 @@ func (c *Client) DownloadFiles(ctx context.Context, r Repo, files []string, prog
 	if err := r.check("download"); err != nil {
 		return nil, err
 	}
-	pinned, err := c.pin(ctx, r)
+	pinned, err := c.Pin(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +134,10 @@ func (c *Client) DownloadFiles(ctx context.Context, r Repo, files []string, prog
 	return c.download(ctx, pinned, list, progress)
 }
 
-// pin replaces the revision by the commit it stands for, from the cache when the
-// Hub can't be reached.
-func (c *Client) pin(ctx context.Context, r Repo) (Repo, error) {
+// Pin replaces the revision by the commit it stands for, so that later calls see
+// one state. When the Hub can't be reached, or in offline mode, it is the commit
+// seen last.
+func (c *Client) Pin(ctx context.Context, r Repo) (Repo, error) {
 	commit, cached := c.cachedCommit(r)
 	if commitHash.MatchString(r.rev()) || (c.Offline && cached) {
 		return Repo{ID: r.ID, Type: r.Type, Revision: commit}, nil
@@ -174,7 +175,7 @@ func (c *Client) Snapshot(ctx context.Context, r Repo, o SnapshotOptions) (strin
 	if err := r.check("download"); err != nil {
 		return "", err
 	}
-	pinned, err := c.pin(ctx, r)
+	pinned, err := c.Pin(ctx, r)
 	if err != nil {
 		return "", err
 	}
@@ -205,6 +206,30 @@ func (c *Client) Snapshot(ctx context.Context, r Repo, o SnapshotOptions) (strin
 		return "", err
 	}
 	return dir, nil
+}
+
+// CachedFiles lists the files of the pinned repository r that the cache holds
+// whole: what offline mode can use.
+func (c *Client) CachedFiles(r Repo) []RemoteFile {
+	commit, ok := c.cachedCommit(r)
+	if !ok {
+		return nil
+	}
+	dir := c.snapshotDir(r, commit)
+	var out []RemoteFile
+	// An unreadable folder has no usable files, which is what the empty list says.
+	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		st, err := os.Stat(p)
+		rel, rerr := filepath.Rel(dir, p)
+		if err == nil && rerr == nil && st.Mode().IsRegular() {
+			out = append(out, RemoteFile{Path: filepath.ToSlash(rel), Size: st.Size()})
+		}
+		return nil
+	})
+	return out
 }
 
 // checkSnapshot reports a cached snapshot that is not there or has lost bytes.
