@@ -57,6 +57,7 @@ func (m *bpe) encode(ids []int32, w string) []int32 {
 	}
 	g := m.pools.Get().(*merger)
 	g.reset(m.undo)
+	g.start = len(ids)
 	m.symbols(g, w)
 	g.run(&m.merges)
 	for i := int32(0); i >= 0 && int(i) < len(g.syms); i = g.syms[i].next {
@@ -122,7 +123,10 @@ const maxUndo = 100
 
 func (m *bpe) emitPart(ids []int32, g *merger, id int32, depth int) []int32 {
 	if id >= m.real {
-		return m.emitPseudo(ids, m.pseudo[id-m.real])
+		return m.emitPseudo(ids, g, m.pseudo[id-m.real])
+	}
+	if id == m.unk && len(m.pseudo) > 0 {
+		return m.emitUnk(ids, g)
 	}
 	if p, ok := g.parts[id]; ok && m.undo[id] && depth < maxUndo {
 		ids = m.emitPart(ids, g, p[0], depth+1)
@@ -132,14 +136,19 @@ func (m *bpe) emitPart(ids []int32, g *merger, id int32, depth int) []int32 {
 }
 
 // emitPseudo appends a character that is no token of its own.
-func (m *bpe) emitPseudo(ids []int32, c string) []int32 {
+func (m *bpe) emitPseudo(ids []int32, g *merger, c string) []int32 {
 	if m.byteFallback && m.hasBytes(c) {
 		for k := 0; k < len(c); k++ {
 			ids = append(ids, m.byteTokens[c[k]])
 		}
 		return ids
 	}
-	if m.unk < 0 || (m.fuseUnk && len(ids) > 0 && ids[len(ids)-1] == m.unk) {
+	return m.emitUnk(ids, g)
+}
+
+// emitUnk appends the unknown token, unless the word has just had it.
+func (m *bpe) emitUnk(ids []int32, g *merger) []int32 {
+	if m.unk < 0 || m.fuseUnk && len(ids) > g.start && ids[len(ids)-1] == m.unk {
 		return ids
 	}
 	return append(ids, m.unk)

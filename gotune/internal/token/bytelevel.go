@@ -8,13 +8,16 @@ import (
 // gpt2Pattern splits GPT-2's text; ByteLevel with use_regex uses it.
 const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
-// byteChar is the character that spells each byte, charByte the way back:
+// byteChar is the character that spells each byte, charByte the way back, -1 for
+// a character that spells none:
 // printable Latin-1 bytes stand for themselves, the other 68 for U+0100 on
 // (GPT-2's bytes_to_unicode).
 var byteChar, charByte = byteChars()
 
-func byteChars() (to [256]rune, back map[rune]byte) {
-	back = map[rune]byte{}
+func byteChars() (to [256]rune, back [0x144]int16) {
+	for r := range back {
+		back[r] = -1
+	}
 	next := rune(0x100)
 	for b := 0; b < 256; b++ {
 		r := rune(b)
@@ -24,7 +27,7 @@ func byteChars() (to [256]rune, back map[rune]byte) {
 			next++
 		}
 		to[b] = r
-		back[r] = byte(b)
+		back[r] = int16(b)
 	}
 	return to, back
 }
@@ -44,11 +47,10 @@ func byteLevelString(s string) string {
 func appendBytes(b []byte, token string) []byte {
 	n := len(b)
 	for _, r := range token {
-		c, ok := charByte[r]
-		if !ok {
+		if int(r) >= len(charByte) || charByte[r] < 0 {
 			return append(b[:n], token...)
 		}
-		b = append(b, c)
+		b = append(b, byte(charByte[r]))
 	}
 	return b
 }

@@ -20,6 +20,7 @@ type merger struct {
 	heap  []candidate
 	parts map[int32][2]int32 // for tokens that may have to be taken apart again
 	undo  map[int32]bool
+	start int // where the word's ids begin in the output
 }
 
 func (g *merger) reset(undo map[int32]bool) {

@@ -17,7 +17,7 @@ type pattern struct {
 }
 
 // regexTimeout bounds one search. A pattern of a downloaded file can take
-// exponential time; what is left of the text is then not split.
+// exponential time; such a text is then taken as if nothing matched.
 const regexTimeout = 5 * time.Second
 
 // maxPattern bounds the length of a regular expression; Llama-3's has 130 bytes.
