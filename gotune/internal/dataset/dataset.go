@@ -35,11 +35,15 @@ type Spec struct {
 	// TextColumn names the column of training texts. Default "text".
 	TextColumn string
 
-	// NoText reads rows without a text column: Text then panics never, but gives "".
+	// NoText reads rows without a text column: Text gives "" for each.
 	NoText bool
 
 	// Dir is the folder that relative paths start from. Default: the process's own.
 	Dir string
+
+	// MaxBytes bounds the rows in memory: a small file can stand for very many.
+	// Default: half of the memory that is free.
+	MaxBytes int64
 
 	// Hub fetches data sets by id. Default: hub.FromEnv(nil).
 	Hub *hub.Client
@@ -63,6 +67,7 @@ type Dataset struct {
 
 	textColumn string
 	columns    []string
+	max        int64
 	texts      []string // "" where null
 	null       []int    // rows whose text is null, ascending
 	rest       []string // the other columns of a row as JSON
@@ -89,7 +94,10 @@ func Open(ctx context.Context, spec Spec, progress func(Progress)) (*Dataset, er
 	if err != nil {
 		return nil, err
 	}
-	d := &Dataset{textColumn: spec.TextColumn, Revision: src.revision}
+	d := &Dataset{textColumn: spec.TextColumn, Revision: src.revision, max: spec.MaxBytes}
+	if d.max <= 0 {
+		d.max = freeMemory() / 2
+	}
 	if spec.NoText {
 		d.textColumn = ""
 	}
@@ -116,7 +124,7 @@ func (d *Dataset) readCuts(ctx context.Context, spec Spec, src *source, cuts []c
 	for _, c := range cuts {
 		one := read[c.split]
 		if one == nil {
-			one = &Dataset{textColumn: d.textColumn}
+			one = &Dataset{textColumn: d.textColumn, max: d.max}
 			files, err := src.fetch(ctx, c.split, progress)
 			if err != nil {
 				return err
@@ -241,6 +249,10 @@ func (d *Dataset) add(row Row, buf []byte, path string) ([]byte, error) {
 	d.texts = append(d.texts, text)
 	d.rest = append(d.rest, string(buf))
 	d.bytes += int64(len(text) + len(buf))
+	if d.bytes > d.max {
+		return buf, &Error{Op: "read", Object: fmt.Sprintf("%s, row %d", path, n), Found: fmt.Sprintf("rows of more than %d MB", d.max/1e6), Wanted: "rows that fit into memory", Kind: ErrTooLarge,
+			Next: fmt.Sprintf("take a slice, such as train[:%d]", max(1, n/2))}
+	}
 	return buf, nil
 }
 
