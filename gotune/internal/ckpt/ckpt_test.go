@@ -287,6 +287,7 @@ const pythonEnv = "GOTUNE_ORACLE_PYTHON" // see package events' tests
 
 // TestTransformersReadsState loads trainer_state.json with transformers.
 func TestTransformersReadsState(t *testing.T) {
+	t.Parallel()
 	py := os.Getenv(pythonEnv)
 	if py == "none" {
 		t.Skipf("%s=none: transformers is not asked", pythonEnv)
@@ -309,10 +310,8 @@ func TestTransformersReadsState(t *testing.T) {
 	const script = `
 import sys, json
 from transformers.trainer_callback import TrainerState
-from peft import PeftConfig
 s = TrainerState.load_from_json(sys.argv[1] + "/trainer_state.json")
-c = PeftConfig.from_pretrained(sys.argv[1])
-print(json.dumps([s.global_step, s.max_steps, s.epoch, s.num_train_epochs, s.save_steps, s.log_history, c.peft_type.value, c.r]))`
+print(json.dumps([s.global_step, s.max_steps, s.epoch, s.num_train_epochs, s.save_steps, s.log_history]))`
 	cmd := exec.Command(py, "-c", script, dir)
 	cmd.Env = append(os.Environ(), "HF_HUB_OFFLINE=1", "CUDA_VISIBLE_DEVICES=")
 	text, err := cmd.CombinedOutput()
@@ -325,7 +324,7 @@ print(json.dumps([s.global_step, s.max_steps, s.epoch, s.num_train_epochs, s.sav
 		t.Fatal(err)
 	}
 	const golden = `[25, 50, 1.0, 2, 5, [{"epoch": 0.04, "grad_norm": null, "learning_rate": 0.0002, "loss": 1.5, "step": 1},
-		{"epoch": 0.04, "eval_loss": 1.25, "eval_runtime": 0.5, "eval_samples_per_second": 20, "eval_steps_per_second": 10, "step": 1}], "LORA", 4]`
+		{"epoch": 0.04, "eval_loss": 1.25, "eval_runtime": 0.5, "eval_samples_per_second": 20, "eval_steps_per_second": 10, "step": 1}]]`
 	if err := json.Unmarshal([]byte(golden), &want); err != nil {
 		t.Fatal(err)
 	}
