@@ -57,7 +57,7 @@ func (t Trainer) CompareContext(ctx context.Context, s Sampling, prompts ...stri
 				return v.done[:i], err
 			}
 		}
-		v.s.print(compareTable(v.done[i : i+1]).columns() + "\n")
+		v.s.print(compareTable(v.done[i:i+1]).columns() + "\n")
 	}
 	v.finish(nil)
 	if v.s.nb != nil {

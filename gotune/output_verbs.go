@@ -133,7 +133,9 @@ func (t Trainer) PushContext(ctx context.Context, repo string, o PushOptions) (P
 // Push sends a folder, a merged model or an adapter, to the Hub repository repo
 // ("owner/name"), which is made if need be, in one commit with a model card.
 // Files that are there already are not sent again.
-func Push(dir, repo string, o PushOptions) (PushInfo, error) { return PushContext(inCell, dir, repo, o) }
+func Push(dir, repo string, o PushOptions) (PushInfo, error) {
+	return PushContext(inCell, dir, repo, o)
+}
 
 // PushContext is [Push] for programs.
 func PushContext(ctx context.Context, dir, repo string, o PushOptions) (PushInfo, error) {

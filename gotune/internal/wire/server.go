@@ -18,6 +18,7 @@ type Listener struct {
 	f    *os.File // the listening socket
 	lock *os.File // held as long as the listener lives
 	once sync.Once
+	done chan struct{} // closed by Close
 }
 
 // ErrInUse is what Listen's error wraps when another process serves the path.
@@ -52,7 +53,7 @@ func Listen(path string) (*Listener, error) {
 		_ = lock.Close()
 		return nil, err
 	}
-	return &Listener{path: path, f: f, lock: lock}, nil
+	return &Listener{path: path, f: f, lock: lock, done: make(chan struct{})}, nil
 }
 
 // checkFolder refuses a folder in which another user could replace the socket.
@@ -109,12 +110,13 @@ func (l *Listener) Path() string { return l.path }
 func (l *Listener) Close() error {
 	var err error
 	l.once.Do(func() {
+		close(l.done)
 		err = errors.Join(os.Remove(l.path), l.f.Close(), l.lock.Close())
 	})
 	return err
 }
 
-// accept waits for a connection of this user. os.ErrClosed ends it.
+// accept waits for a connection of this user.
 func (l *Listener) accept() (*os.File, error) {
 	raw, err := l.f.SyscallConn()
 	if err != nil {
@@ -186,13 +188,11 @@ func (l *Listener) Serve(ctx context.Context, handle Handler) error {
 	defer cancel()
 	for {
 		f, err := l.accept()
-		if errors.Is(err, os.ErrClosed) {
-			return nil
-		}
 		if err != nil {
 			// A foreign peer, or no descriptors left: neither may spin or stop the server.
 			select {
-			case <-ctx.Done():
+			case <-l.done:
+				return nil
 			case <-time.After(10 * time.Millisecond):
 			}
 			continue
