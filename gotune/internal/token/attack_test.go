@@ -162,6 +162,9 @@ func TestSentencePieceOddPieces(t *testing.T) {
 			t.Errorf("Encode(%q) = %v, want %v", text, got, want)
 		}
 	}
+	if got := tok.Decode([]int32{1, 5}, false); got != "a<u>" {
+		t.Errorf("Decode = %q, want %q", got, "a<u>")
+	}
 }
 
 func TestConfigErrors(t *testing.T) {

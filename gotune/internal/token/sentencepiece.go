@@ -72,7 +72,6 @@ func ReadSentencePiece(data []byte) (*Tokenizer, error) {
 	}
 	t.config = &Config{}
 	t.config.fillNames(sp)
-	t.normalize = []normalizer{spNormalizer{sp}}
 	t.decode = []decoder{newSPDecoder(sp)}
 	var added []AddedToken
 	for _, a := range sp.added() {
@@ -85,9 +84,10 @@ func ReadSentencePiece(data []byte) (*Tokenizer, error) {
 		return nil, err
 	}
 	// The text is normalized as a whole, and only then cut at user-defined symbols,
-	// which are looked for as they are; control symbols are never looked for.
+	// which are looked for as they are: so the normalizer comes after finish. Control
+	// symbols are never looked for.
 	t.raw = matcher{}
-	t.normalized = newMatcher(added, func(s string) string { return s })
+	t.normalize = []normalizer{spNormalizer{sp}}
 	return t, nil
 }
 
