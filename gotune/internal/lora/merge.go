@@ -90,6 +90,7 @@ type merger struct {
 
 	done, total int64
 	params      int64
+	buf         []byte // of the weight under way
 }
 
 // check compares adapter, checkpoint and options before any work.

@@ -11,7 +11,8 @@ import (
 	"github.com/gotune/gotune/gotune/internal/safetensors"
 )
 
-// tensor computes one weight of the merged model, in the type of spec.
+// tensor computes one weight of the merged model, in the type of spec. Its values
+// are valid until the next call.
 func (m *merger) tensor(spec safetensors.Spec) (safetensors.Tensor, error) {
 	var mod *Module
 	if m.adapter != nil {
@@ -28,7 +29,11 @@ func (m *merger) tensor(spec safetensors.Spec) (safetensors.Tensor, error) {
 	if err != nil {
 		return safetensors.Tensor{}, fmt.Errorf("lora: merge: %w", err)
 	}
-	out := safetensors.Tensor{Name: spec.Name, DType: spec.DType, Shape: spec.Shape, Data: make([]byte, n)}
+	// One buffer serves all weights: each is written before the next is computed.
+	if int64(cap(m.buf)) < n {
+		m.buf = make([]byte, n)
+	}
+	out := safetensors.Tensor{Name: spec.Name, DType: spec.DType, Shape: spec.Shape, Data: m.buf[:n]}
 	cols := spec.Shape[len(spec.Shape)-1]
 	mw := mergedWeight{src: src, out: out, cols: cols, rows: out.Len() / max(cols, 1)}
 	if mod != nil {
