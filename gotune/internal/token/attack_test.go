@@ -162,7 +162,16 @@ func TestSentencePieceOddPieces(t *testing.T) {
 			t.Errorf("Encode(%q) = %v, want %v", text, got, want)
 		}
 	}
-	if got := tok.Decode([]int32{1, 5}, false); got != "a<u>" {
+	// A dummy prefix goes in front of the text, not of the symbol.
+	data = message(1, pieceMessage("<unk>", pieceUnknown), 1, pieceMessage("a", 1), 1, pieceMessage("▁", 1), 1, pieceMessage("<u>", pieceUserDefined),
+		2, message(3, modelBPE), 3, message(4, 0))
+	if tok, err = ReadSentencePiece(data); err != nil {
+		t.Fatal(err)
+	}
+	if got := tok.Encode("a<u>", true); !slices.Equal(got, []int32{2, 1, 3}) {
+		t.Errorf("Encode = %v", got)
+	}
+	if got := tok.Decode([]int32{1, 3}, false); got != "a<u>" {
 		t.Errorf("Decode = %q, want %q", got, "a<u>")
 	}
 }
