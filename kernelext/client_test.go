@@ -187,9 +187,9 @@ func (c *client) raw(z zmq4.Socket, frames [][]byte) {
 
 // find waits for a message on a channel that ok accepts, and returns nil when none comes in time.
 func (c *client) find(channel string, within time.Duration, ok func(*message) bool) *message {
-	timer := time.AfterFunc(within, c.arrived.Broadcast)
-	defer timer.Stop()
 	end := time.Now().Add(within)
+	timer := time.AfterFunc(within+5*time.Millisecond, c.arrived.Broadcast)
+	defer timer.Stop()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for n := 0; ; {

@@ -76,7 +76,8 @@ func gonbFolder(root int) string {
 // engine, should it be among them, is left alone: it has a session of its own.
 func killTree(root int) {
 	me, _ := readProcess(os.Getpid())
-	for range 50 {
+	none := 0 // times in a row: /proc is not read at one moment, and a process may change its parent meanwhile
+	for range 100 {
 		n := 0
 		for _, p := range readProcesses().below(root) {
 			if p.session == me.session {
@@ -89,9 +90,12 @@ func killTree(root int) {
 				break
 			}
 		}
-		if n == 0 {
+		if none++; n > 0 {
+			none = 0
+		}
+		if none == 3 {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 }

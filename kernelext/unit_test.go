@@ -1,0 +1,185 @@
+package kernelext
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestCompleteness(t *testing.T) {
+	for _, tt := range []struct{ code, want string }{
+		{"", "complete"},
+		{"func f() {}", "complete"},
+		{"func f() {", "incomplete"},
+		{"func f() }", "invalid"},
+		{"import \"fmt\"\n%%\nfmt.Println(1)", "complete"},
+		{"%%\nfmt.Println(", "incomplete"},
+		{"%%\nx := 1 +", "incomplete"},
+		{"%%\nx++", "complete"},
+		{"%%\nif x {", "incomplete"},
+		{"%%\nx := )", "invalid"},
+		{"%%\nx := 5 5", "invalid"},
+		{"%main\nx := 1", "complete"},
+		{"// a comment", "complete"},
+		{"/* open", "incomplete"},
+		{"%%\ns := `raw", "incomplete"},
+		{"%%\ns := \"not closed", "invalid"},
+		{"!ls", "complete"},
+		{"!ls \\", "incomplete"},
+		{"%gotune status", "complete"},
+		{"%%bash\nif [", "complete"},
+		{"x := 1", "invalid"},
+		{"var a = []int{\n1,", "incomplete"},
+		{"type T struct {\n\tA int\n}", "complete"},
+	} {
+		if got := completeness(tt.code); got != tt.want {
+			t.Errorf("completeness(%q) = %s, want %s", tt.code, got, tt.want)
+		}
+	}
+}
+
+func TestSplitMagics(t *testing.T) {
+	for _, tt := range []struct {
+		source, rest string
+		magics       []string
+	}{
+		{"", "", nil},
+		{"%gotune status", "", []string{"%gotune status"}},
+		{"%gotune  stop  a b ", "", []string{"%gotune stop a b"}},
+		{"% gotune free", "", []string{"%gotune free"}},
+		{"a\n%gotune status\nb", "a\n\nb", []string{"%gotune status"}},
+		{"//gonb:%gotune status\n%%\nx", "\n%%\nx", []string{"%gotune status"}},
+		{"%gotunes", "%gotunes", nil},
+		{"%%gotune", "%%gotune", nil},
+		{" %gotune status", " %gotune status", nil},
+		{"%%writefile f\n%gotune status", "%%writefile f\n%gotune status", nil},
+		{"!cat \\\n%gotune status", "!cat \\\n%gotune status", nil},
+		{"%gotune free\n \n%gotune status\n", "", []string{"%gotune free", "%gotune status"}},
+	} {
+		magics, rest := splitMagics(tt.source)
+		var got []string
+		for _, m := range magics {
+			got = append(got, m.String())
+		}
+		if rest != tt.rest || !reflect.DeepEqual(got, tt.magics) {
+			t.Errorf("splitMagics(%q) = %q, %q, want %q, %q", tt.source, got, rest, tt.magics, tt.rest)
+		}
+	}
+}
+
+func FuzzSplitMagics(f *testing.F) {
+	f.Add("a\n%gotune status\nb")
+	f.Add("//gonb:%gotune\n%%\n")
+	f.Fuzz(func(t *testing.T, source string) {
+		magics, rest := splitMagics(source)
+		if rest != "" && strings.Count(rest, "\n") != strings.Count(source, "\n") {
+			t.Errorf("splitMagics(%q) changes the line numbers: %q", source, rest)
+		}
+		if len(magics) == 0 && rest != source {
+			t.Errorf("splitMagics(%q) changes a cell without magics to %q", source, rest)
+		}
+		if m, _ := splitMagics(rest); len(m) > 0 {
+			t.Errorf("splitMagics(%q) leaves %v", source, m)
+		}
+		completeness(source)
+	})
+}
+
+func TestMagicTab(t *testing.T) {
+	for _, tt := range []struct {
+		kind, before, after string // around the cursor
+		want                string // matches or text, "" for not ours
+	}{
+		{"complete_request", "%go", "", "[%gotune]"},
+		{"complete_request", "%g", "", ""},
+		{"complete_request", "%goflags", "", ""},
+		{"complete_request", "%gotune ", "", "[status stop free restart-engine log version help]"},
+		{"complete_request", "x\n%gotune st", "\ny", "[status stop]"},
+		{"complete_request", "//gonb:%gotune fr", "", "[free]"},
+		{"complete_request", "%gotune stop r", "", "[]"},
+		{"complete_request", "fmt.Pri", "", ""},
+		{"inspect_request", "%gotune res", "tart-engine", "start a new one"},
+		{"inspect_request", "%got", "une", "free"},
+		{"inspect_request", "%%", "", ""},
+	} {
+		content, ok := magicTab(tt.kind, tt.before+tt.after, len([]rune(tt.before)))
+		got := ""
+		if ok && tt.kind == "complete_request" {
+			got = fmt.Sprint(content["matches"])
+		} else if ok {
+			got = content["data"].(object)["text/plain"].(string)
+		}
+		if ok != (tt.want != "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%s %q|%q: %q, want %q", tt.kind, tt.before, tt.after, got, tt.want)
+		}
+	}
+}
+
+func TestOffsets(t *testing.T) {
+	const code = "aé😀b"
+	for points, units := range []int{0, 1, 2, 4, 5} {
+		if got := utf16Offset(code, points); got != units {
+			t.Errorf("utf16Offset(%q, %d) = %d, want %d", code, points, got, units)
+		}
+		if got := codePointOffset(code, units); got != points {
+			t.Errorf("codePointOffset(%q, %d) = %d, want %d", code, units, got, points)
+		}
+	}
+}
+
+func TestHistory(t *testing.T) {
+	var h history
+	for i, s := range []string{"a", "fmt/x", "a", "b"} {
+		h.add(i+1, s)
+	}
+	three := 3
+	for _, tt := range []struct {
+		q    historyQuery
+		want string
+	}{
+		{historyQuery{Access: "tail"}, "1 2 3 4"},
+		{historyQuery{Access: "tail", N: 2}, "3 4"},
+		{historyQuery{Access: "range", Start: 2, Stop: &three}, "2"},
+		{historyQuery{Access: "range", Start: 2}, "2 3 4"},
+		{historyQuery{Access: "range", Session: 7}, ""},
+		{historyQuery{Access: "search", Pattern: "a"}, "1 3"},
+		{historyQuery{Access: "search", Pattern: "a", Unique: true}, "3"},
+		{historyQuery{Access: "search", Pattern: "f*x"}, "2"},
+		{historyQuery{Access: "search", Pattern: "?", N: 1}, "4"},
+	} {
+		var got []string
+		for _, e := range h.find(tt.q) {
+			got = append(got, fmt.Sprint(e.line))
+		}
+		if s := strings.Join(got, " "); s != tt.want {
+			t.Errorf("find(%+v) = %q, want %q", tt.q, s, tt.want)
+		}
+	}
+}
+
+// Frames split at any byte add up, and only what passes the limit is refused.
+func TestFrameMeter(t *testing.T) {
+	stream := make([]byte, 64)
+	stream = append(stream, 0, 3, 'a', 'b', 'c', 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 'd', 'e')
+	for cut := range stream {
+		m := frameMeter{greeting: 64}
+		if err := errors.Join(m.feed(stream[:cut]), m.feed(stream[cut:])); err != nil || m.left != 0 || m.sum != 0 || !m.shaken {
+			t.Errorf("cut at %d: %v, %+v", cut, err, m)
+		}
+	}
+	for _, tt := range []struct {
+		header []byte
+		ok     bool
+	}{
+		{[]byte{2, 0, 0, 0, 0, 0x10, 0, 0, 0}, true},
+		{[]byte{2, 0, 0, 0, 0, 0x10, 0, 0, 1}, false},
+		{[]byte{2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
+	} {
+		m := frameMeter{}
+		if err := m.feed(tt.header); (err == nil) != tt.ok {
+			t.Errorf("frame header % x: %v, want ok %v", tt.header, err, tt.ok)
+		}
+	}
+}
