@@ -262,7 +262,7 @@ type Stream struct {
 
 // sendTimeout is how long a caller may let its end of the socket fill up; after
 // that it counts as gone, so that it cannot hold up a run.
-const sendTimeout = 10 * time.Second
+var sendTimeout = 10 * time.Second
 
 // Send sends an event. Once a Send has failed all later ones fail at once.
 func (s *Stream) Send(event string, data any) error {
