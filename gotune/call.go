@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/gotune/gotune/gotune/internal/wire"
@@ -162,6 +163,9 @@ func (l *loop) end(in incoming) error {
 		e := fromWire(in.m.Error)
 		if e.Op == "" || e.Op == l.q.verb {
 			e.Op = l.q.what
+		}
+		if strings.HasSuffix(e.Op, e.Object) {
+			e.Object = "" // named already
 		}
 		return e
 	}

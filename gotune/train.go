@@ -58,7 +58,7 @@ func (t Trainer) follow(ctx context.Context, verb, do string, args any) (RunInfo
 	switch {
 	case err == nil:
 		v.conclude(info)
-		s.show(info.html(), info.text(false))
+		s.show(info.html(), info.text(!v.headed))
 		err = info.failure(what)
 	default:
 		v.finish(err)
@@ -213,12 +213,15 @@ func (r RunInfo) html() string {
 // text is the final output in text; whole adds the log.
 func (r RunInfo) text(whole bool) string {
 	if !whole {
-		return r.facts().text()
+		return "\n" + r.facts().text()
 	}
 	var b strings.Builder
-	b.WriteString(logHead)
-	for _, rec := range thin(loggedOnly(r.Records), finalRows) {
-		b.WriteString(logLine(rec))
+	if logged := loggedOnly(r.Records); len(logged) > 0 {
+		b.WriteString(logHead)
+		for _, rec := range thin(logged, finalRows) {
+			b.WriteString(logLine(rec))
+		}
+		b.WriteString("\n")
 	}
 	return b.String() + r.facts().text()
 }

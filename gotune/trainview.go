@@ -16,16 +16,15 @@ type trainView struct {
 	name    string
 	attach  string // how to see the run again, in Go
 	records []StepRecord
+	headed  bool // the log's head was printed
 }
 
 // liveRows is the number of records that the live table shows.
 const liveRows = 6
 
 func newTrainView(what, name string) *trainView {
-	v := &trainView{progressView: newProgress(what), name: name,
+	return &trainView{progressView: newProgress(what), name: name,
 		attach: fmt.Sprintf("gotune.Trainer{Name: %q}.Attach()", name)}
-	v.progressView.print(logHead)
-	return v
 }
 
 // print writes text to a text screen.
@@ -53,6 +52,10 @@ func (v *trainView) add(r StepRecord) {
 	v.records = append(v.records, r)
 	v.dirty = true
 	if r.Logged || r.Evaluated {
+		if !v.headed {
+			v.headed = true
+			v.print(logHead)
+		}
 		v.print(logLine(r))
 	}
 	v.s.status(fmt.Sprintf("%s %s step %d of %d  loss %s  %s  %s left", v.name, textBar(r.Step, r.TotalSteps, 20),
