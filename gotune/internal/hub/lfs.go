@@ -51,6 +51,7 @@ func (c *Client) uploadLFS(ctx context.Context, r Repo, adds []*addition, progre
 	if err := c.hashLFS(ctx, lfs); err != nil {
 		return err
 	}
+	lfs = onePerObject(lfs)
 	files := make([]RemoteFile, len(lfs))
 	for i, a := range lfs {
 		files[i] = RemoteFile{Path: a.path, Size: a.size}
@@ -79,6 +80,19 @@ func (c *Client) uploadLFS(ctx context.Context, r Repo, adds []*addition, progre
 	return nil
 }
 
+// onePerObject drops the files whose content another one brings.
+func onePerObject(adds []*addition) []*addition {
+	seen := map[string]bool{}
+	var out []*addition
+	for _, a := range adds {
+		if !seen[a.sha256] {
+			seen[a.sha256] = true
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // lfsBatch asks where the objects go.
 func (c *Client) lfsBatch(ctx context.Context, r Repo, adds []*addition) (map[string]lfsObject, error) {
 	type object struct {
@@ -92,12 +106,8 @@ func (c *Client) lfsBatch(ctx context.Context, r Repo, adds []*addition) (map[st
 		HashAlgo  string            `json:"hash_algo"`
 		Ref       map[string]string `json:"ref"`
 	}{"upload", []string{"basic", "multipart"}, nil, "sha256", map[string]string{"name": r.rev()}}
-	seen := map[string]bool{}
 	for _, a := range adds {
-		if !seen[a.sha256] {
-			seen[a.sha256] = true
-			body.Objects = append(body.Objects, object{a.sha256, a.size})
-		}
+		body.Objects = append(body.Objects, object{a.sha256, a.size})
 	}
 	req := &request{op: "announce large files to", object: r.String(), method: http.MethodPost, header: lfsHeader(),
 		url: c.endpoint() + "/" + r.urlPrefix() + r.ID + ".git/info/lfs/objects/batch"}
