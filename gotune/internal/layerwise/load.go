@@ -108,19 +108,14 @@ func Load(ctx context.Context, be compute.Backend, ck *model.Checkpoint, o LoadO
 		b.residual = dtypes.Float32 // the residual stream outgrows float16
 	}
 	l := &loader{Base: b, ctx: ctx, ck: ck, report: progress}
-	defer func() {
-		if err != nil {
-			b.Free()
-			b = nil
+	if err = l.all(); err == nil {
+		if n := b.residentBytes(); n > 0 && n <= o.ResidentBytes {
+			err = b.unpackAll()
 		}
-	}()
-	if err := l.all(); err != nil {
-		return nil, err
 	}
-	if n := b.residentBytes(); n > 0 && n <= o.ResidentBytes {
-		if err := b.unpackAll(); err != nil {
-			return nil, err
-		}
+	if err != nil {
+		b.Free()
+		return nil, err
 	}
 	return b, nil
 }
