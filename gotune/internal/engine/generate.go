@@ -179,33 +179,14 @@ func (l *model) stopIDs() []int32 {
 // weight is a base weight as training sees it: quantized and back where the
 // model is held in 4 bits.
 func (l *model) weight(name string) ([]float32, []int, error) {
-	if q, ok, err := l.files.Quantized(name); err != nil {
-		return nil, nil, err
-	} else if ok {
-		dst := make([]float32, product(q.Shape))
-		q.Dequantize(dst)
-		return dst, q.Shape, nil
+	w, shape, err := l.files.Float32(name)
+	if err != nil || l.config.Quant.Type == "none" || l.files.Config.Quantization != nil {
+		return w, shape, err
 	}
-	t, err := l.files.Tensor(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	w, err := t.Float32()
-	if err != nil || l.config.Quant.Type == "none" {
-		return w, t.Shape, err
-	}
-	q, err := quant.Quantize(quant.Type(l.config.Quant.Type), t.Shape, w, l.config.Quant.BlockSize, l.config.Quant.DoubleQuant)
+	q, err := quant.Quantize(quant.Type(l.config.Quant.Type), shape, w, l.config.Quant.BlockSize, l.config.Quant.DoubleQuant)
 	if err != nil {
 		return nil, nil, err
 	}
 	q.Dequantize(w)
-	return w, t.Shape, nil
-}
-
-func product(shape []int) int {
-	n := 1
-	for _, d := range shape {
-		n *= d
-	}
-	return n
+	return w, shape, nil
 }

@@ -69,29 +69,33 @@ func (c *call) tokenizer(m gotune.Model) (*token.Tokenizer, string, error) {
 	return tok, m.Name, err
 }
 
-func (c *call) loadModel(m gotune.Model) (l *model, err error) {
-	start := time.Now()
+func (c *call) loadModel(m gotune.Model) (*model, error) {
+	l := &model{config: m}
+	if err := c.loadInto(l); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// loadInto fills l; what it got before an error is l's to close.
+func (c *call) loadInto(l *model) error {
+	m, start := l.config, time.Now()
 	peak := watchHost()
 	defer peak.stop()
 	dir, commit, err := c.modelDir(m)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	l = &model{config: m}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
 	if l.files, err = checkpoint.Open(dir); err != nil {
-		return nil, modelError(m, err)
+		return modelError(m, err)
 	}
-	if err := l.readTokenizer(dir); err != nil {
-		return nil, modelError(m, err)
+	if err = l.readTokenizer(dir); err != nil {
+		return modelError(m, err)
 	}
 	be, err := backend.Open(m.Device)
 	if err != nil {
-		return nil, &gotune.Error{Kind: gotune.KindNotFound, Object: fmt.Sprintf("model %q", m.Name), Found: err.Error(),
+		return &gotune.Error{Kind: gotune.KindNotFound, Object: fmt.Sprintf("model %q", m.Name), Found: err.Error(),
 			Wanted: "a device that works", Next: "see gotune.Doctor()"}
 	}
 	info := backend.Describe(be)
@@ -108,11 +112,11 @@ func (c *call) loadModel(m gotune.Model) (l *model, err error) {
 		c.progress(wire.Progress{Task: loadTask(m), Done: p.Done, Total: p.Total, Unit: "bytes", Note: p.Tensor})
 	})
 	if err != nil {
-		return nil, modelError(m, err)
+		return modelError(m, err)
 	}
 	l.describe(dir, commit, info.Name, dtype)
 	l.info.Seconds, l.info.HostPeakBytes = time.Since(start).Seconds(), peak.stop()
-	return l, nil
+	return nil
 }
 
 func loadTask(m gotune.Model) string {

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"math"
 	"sync"
 
@@ -210,7 +209,7 @@ func (r *run) end(state string, err error) {
 				e.Object = "run " + quote(r.config.Name)
 			}
 			i.State, i.Error = gotune.RunFailed, &e
-			if errors.Is(err, context.Canceled) {
+			if e.Kind == gotune.KindInterrupted {
 				i.State, i.Error = gotune.RunStopped, nil
 			}
 		}

@@ -137,11 +137,10 @@ func (w *worker) engine() *Engine { return w.run.engine }
 
 // startOver removes what an earlier run of this name left.
 func (w *worker) startOver() error {
-	dirs, err := filepath.Glob(filepath.Join(w.config.OutputDir, "checkpoint-*"))
-	if err != nil {
+	if err := ckpt.RemoveAfter(w.config.OutputDir, -1); err != nil {
 		return err
 	}
-	for _, d := range append(dirs, filepath.Join(w.config.OutputDir, "runs"), journalPath(w.config.OutputDir)) {
+	for _, d := range []string{filepath.Join(w.config.OutputDir, "runs"), journalPath(w.config.OutputDir)} {
 		if err := os.RemoveAll(d); err != nil {
 			return err
 		}
@@ -244,8 +243,11 @@ func (w *worker) begin() (*train.Snapshot, *lora.Adapter, error) {
 		}
 		if latest != nil {
 			w.note(fmt.Sprintf("goes on from %s", filepath.Base(latest.Dir)))
-			return &latest.Snapshot, latest.Adapter, nil
+			return &latest.Snapshot, latest.Adapter, ckpt.RemoveAfter(t.OutputDir, latest.Snapshot.State.Step)
 		}
+	}
+	if err := ckpt.RemoveAfter(t.OutputDir, -1); err != nil {
+		return nil, nil, err
 	}
 	a, err := lora.New(loraConfig(t), w.model.files.Config, t.Seed)
 	if err != nil {
@@ -267,7 +269,7 @@ func (w *worker) started(a *lora.Adapter, s *train.Snapshot) {
 	w.update(func(i *gotune.RunInfo) {
 		i.TotalSteps, i.TrainableParams, i.Params = w.plan.Steps, a.Parameters(), w.model.files.Config.Parameters()
 		if s != nil {
-			i.ResumedFrom, i.Step = s.State.Step, s.State.Step
+			i.ResumedFrom, i.Step, i.Tokens = s.State.Step, s.State.Step, s.State.Tokens
 			for len(w.records) > 0 && w.records[len(w.records)-1].Step > s.State.Step {
 				w.records = w.records[:len(w.records)-1]
 			}
@@ -282,8 +284,15 @@ func (w *worker) started(a *lora.Adapter, s *train.Snapshot) {
 
 // openBoard opens the TensorBoard file. That failing does not end a run.
 func (w *worker) openBoard(s *train.Snapshot) {
-	host, _ := os.Hostname()
-	board, err := events.CreateTensorBoard(events.RunDir(w.config.OutputDir, time.Now(), host))
+	host, _ := os.Hostname() // part of the folder's name only
+	dir := events.RunDir(w.config.OutputDir, time.Now(), host)
+	if s != nil {
+		// TensorBoard joins the files of one folder: a run that goes on keeps its own.
+		if old, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*")); err == nil && len(old) > 0 {
+			dir = old[len(old)-1]
+		}
+	}
+	board, err := events.CreateTensorBoard(dir)
 	if err == nil && s != nil {
 		err = board.Resume(int64(s.State.Step))
 	}

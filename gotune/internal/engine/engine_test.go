@@ -1,0 +1,285 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gotune/gotune/gotune"
+	"github.com/gotune/gotune/gotune/internal/wire"
+)
+
+// TestMain lets the test binary be the engine of tests that kill one.
+func TestMain(m *testing.M) {
+	if args := os.Getenv("GOTUNE_TEST_ENGINE"); args != "" {
+		os.Exit(Main(strings.Fields(args), "test"))
+	}
+	if os.Getenv("GOTUNE_TEST_LOG") == "" {
+		log.SetOutput(io.Discard)
+	}
+	gotune.SetOutput(io.Discard)
+	os.Exit(m.Run())
+}
+
+// shortDir is a folder whose path leaves room for a socket's name.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// serve starts an engine for the client package to talk to, and returns the
+// folder that the test works in.
+func startEngine(t *testing.T) (dir string, e *Engine) {
+	t.Helper()
+	dir = shortDir(t)
+	socket := filepath.Join(dir, "run", "e.sock")
+	l, err := wire.Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOTUNE_SOCKET", socket)
+	t.Chdir(dir)
+	e = New(Options{Socket: socket, StateDir: filepath.Join(dir, "state"), CacheDir: filepath.Join(dir, "cache"), Version: "test"})
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- l.Serve(ctx, e.Handle) }()
+	t.Cleanup(func() {
+		e.Close()
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return dir, e
+}
+
+var (
+	testData = gotune.Dataset{Name: "data", Source: "embedded", Split: "train[:24]"}
+	testBase = gotune.Model{Name: "base", Source: "embedded", Device: "xla:cpu"}
+)
+
+// testRun is a short run on the embedded model.
+func testRun(name string) gotune.Trainer {
+	return gotune.Trainer{Name: name, Model: testBase, Dataset: testData, OutputDir: "results/" + name,
+		LoRA:      gotune.LoRA{Rank: 8, Alpha: 16, Dropout: 0.1, Targets: []string{"q_proj", "v_proj"}},
+		BatchSize: 2, MaxSteps: 6, SaveSteps: 2, LogSteps: 2, MaxSeqLength: 64}
+}
+
+// The walkthrough's verbs, once through, and each once more.
+func TestVerbs(t *testing.T) {
+	dir, _ := startEngine(t)
+	info, err := testData.Load()
+	if err != nil || info.Rows != 24 {
+		t.Fatalf("load data: %+v, %v; want 24 rows", info, err)
+	}
+	if l, err := testData.Lengths(testBase); err != nil || len(l.Counts) != 24 || l.Min < 5 || l.Max > 1024 {
+		t.Fatalf("lengths: %+v, %v", l, err)
+	}
+	m, err := testBase.Load()
+	if err != nil || m.Attached || m.Params < 4e6 || m.DeviceBytes <= 0 || m.Tokenizer.EOS != "</s>" {
+		t.Fatalf("load model: %+v, %v", m, err)
+	}
+	if m, err = testBase.Load(); err != nil || !m.Attached {
+		t.Fatalf("load model again: attached %v, %v", m.Attached, err)
+	}
+	run := testRun("first")
+	run.Eval = gotune.Dataset{Name: "heldout", Source: "embedded:heldout", Split: "train[:8]"}
+	r, err := run.Train()
+	if err != nil || r.State != gotune.RunDone || r.Step != 6 || !(r.Loss > 0) || !(r.EvalLoss > 0) || len(r.Checkpoints) != 3 {
+		t.Fatalf("train: %+v, %v", r, err)
+	}
+	again, err := run.Train()
+	if err != nil || again.Step != 6 || again.Seconds != r.Seconds {
+		t.Errorf("train again: step %d in %v s, %v; want the run that is there (%v s)", again.Step, again.Seconds, err, r.Seconds)
+	}
+	if rec, err := (gotune.Trainer{Name: "first"}).Record(); err != nil || len(rec.Records) != 6 || !rec.Records[1].Logged {
+		t.Errorf("record by bare name: %d records, %v", len(rec.Records), err)
+	}
+	testOutputs(t, dir, run)
+}
+
+// testOutputs saves, generates, merges and frees.
+func testOutputs(t *testing.T, dir string, run gotune.Trainer) {
+	t.Helper()
+	if s, err := run.Save("adapter"); err != nil || s.Step != 6 || s.Dir != filepath.Join(dir, "adapter") {
+		t.Errorf("save: %+v, %v", s, err)
+	}
+	tuned, err := run.Generate("What does strings.TrimSpace do?", gotune.Sampling{MaxNewTokens: 8})
+	if err != nil || tuned.Base || tuned.Tokens == 0 {
+		t.Errorf("generate: %+v, %v", tuned, err)
+	}
+	plain, err := run.Generate("What does strings.TrimSpace do?", gotune.Sampling{MaxNewTokens: 8, Base: true})
+	if err != nil || !plain.Base || !strings.HasPrefix(plain.Rendered, "<s>[INST] What does strings.TrimSpace do? [/INST]") {
+		t.Errorf("generate with the base: %+v, %v", plain, err)
+	}
+	m, err := run.Merge("merged", gotune.MergeOptions{})
+	if err != nil || m.Merged != 10 || m.DType != "float16" || m.FreedBytes <= 0 {
+		t.Errorf("merge: %+v, %v", m, err)
+	}
+	for _, f := range []string{"adapter/adapter_model.safetensors", "merged/config.json", "merged/tokenizer.json", "merged/README.md"} {
+		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
+			t.Error(err)
+		}
+	}
+	merged := gotune.Model{Name: "merged", Source: "./merged", Quant: gotune.Quantization{Type: "none"}, Device: "xla:cpu"}
+	if g, err := merged.Generate("What does strings.TrimSpace do?", gotune.Sampling{MaxNewTokens: 8}); err != nil || g.Tokens == 0 {
+		t.Errorf("generate with the merged model: %+v, %v", g, err)
+	}
+	s, err := gotune.Free()
+	if err != nil || s.DeviceBytes != 0 || len(s.Models) != 0 || len(s.Runs) != 1 {
+		t.Errorf("free: %d bytes, %d models, %d runs, %v", s.DeviceBytes, len(s.Models), len(s.Runs), err)
+	}
+	if p, err := gotune.Push("merged", "me/first", gotune.PushOptions{DryRun: true}); err != nil || len(p.Files) < 5 || p.Bytes < 1e6 {
+		t.Errorf("dry run: %+v, %v", p, err)
+	}
+}
+
+// A name belongs to one config.
+func TestConflict(t *testing.T) {
+	startEngine(t)
+	if _, err := testData.Load(); err != nil {
+		t.Fatal(err)
+	}
+	other := testData
+	other.Split = "train[:3]"
+	_, err := other.Load()
+	if !errors.Is(err, gotune.ErrConflict) || !strings.Contains(err.Error(), "train[:24]") || !strings.Contains(err.Error(), "train[:3]") {
+		t.Errorf("load under a used name: %v, want a conflict that shows both", err)
+	}
+	_, err = gotune.Dataset{Name: "dat"}.Load()
+	if !errors.Is(err, gotune.ErrNotFound) || !strings.Contains(err.Error(), `did you mean "data"`) {
+		t.Errorf("bare name: %v, want not found with a hint", err)
+	}
+}
+
+// An interrupt stops a run with a checkpoint; training again goes on from it, as
+// if nothing had been.
+func TestInterruptAndGoOn(t *testing.T) {
+	dir, e := startEngine(t)
+	whole := testRun("whole")
+	if _, err := whole.Train(); err != nil {
+		t.Fatal(err)
+	}
+	broken := testRun("broken")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		for ctx.Err() == nil {
+			if r, _ := e.run("broken"); r != nil && r.info().Step >= 1 {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	r, err := broken.TrainContext(ctx)
+	if r.State == gotune.RunDone {
+		t.Skipf("the run ended before it could be interrupted")
+	}
+	if err != nil && !errors.Is(err, gotune.ErrInterrupted) {
+		t.Fatalf("interrupted run: %+v, %v", r, err)
+	}
+	if r, err = broken.Train(); err != nil || r.State != gotune.RunDone || r.ResumedFrom == 0 {
+		t.Fatalf("going on: state %s, resumed from %d, %v", r.State, r.ResumedFrom, err)
+	}
+	sameAdapter(t, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
+}
+
+// sameAdapter compares the adapters of two runs' last checkpoints, bit for bit.
+func sameAdapter(t *testing.T, a, b string) {
+	t.Helper()
+	read := func(dir string) []byte {
+		data, err := os.ReadFile(filepath.Join(dir, "checkpoint-6", "adapter_model.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	if !bytes.Equal(read(a), read(b)) {
+		t.Error("the broken and the unbroken run ended with different adapters")
+	}
+}
+
+// kill -9 of the engine loses nothing before the last checkpoint.
+func TestKillAndGoOn(t *testing.T) {
+	dir := shortDir(t)
+	t.Chdir(dir)
+	socket := filepath.Join(dir, "run", "e.sock")
+	t.Setenv("GOTUNE_SOCKET", socket)
+	t.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state"))
+	child := func() *exec.Cmd {
+		c := exec.Command(os.Args[0])
+		c.Env = append(os.Environ(), "GOTUNE_TEST_ENGINE=-socket "+socket)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+		for range 200 {
+			if _, err := wire.Ping(context.Background(), socket); err == nil {
+				return c
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Fatal("the engine does not listen")
+		return nil
+	}
+	c := child()
+	if _, err := testRun("whole").Train(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := testRun("broken").Train(); ended <- err }()
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "results", "broken", "checkpoint-2")); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait()
+	if err := <-ended; err == nil {
+		t.Log("the run had ended when the engine was killed")
+	}
+	child()
+	if r, err := testRun("broken").Train(); err != nil || r.State != gotune.RunDone {
+		t.Fatalf("going on after kill -9: %s, %v", r.State, err)
+	}
+	sameAdapter(t, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
+}
+
+// One run at a time; whoever wants another is told which one is under way.
+func TestBusy(t *testing.T) {
+	_, e := startEngine(t)
+	long := testRun("long")
+	long.MaxSteps, long.SaveSteps = 100000, -1
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan struct{})
+	go func() { defer close(ended); _, _ = long.TrainContext(ctx) }()
+	for e.runs.running() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	_, err := testRun("second").Train()
+	if !errors.Is(err, gotune.ErrBusy) || !strings.Contains(err.Error(), `"long"`) || !strings.Contains(err.Error(), "Stop()") {
+		t.Errorf("second run: %v, want busy with the name of the first and how to stop it", err)
+	}
+	if r, err := (gotune.Trainer{Name: "long"}).Stop(); err != nil || r.State != gotune.RunStopped {
+		t.Errorf("stop: %s, %v, %v", r.State, r.Error, err)
+	}
+	<-ended
+}
