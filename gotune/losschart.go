@@ -71,16 +71,16 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	}
 	room := math.Max((p.y1-p.y0)*0.05, math.Max(math.Abs(p.y1)*1e-3, 1e-9))
 	p.y0, p.y1 = p.y0-room, p.y1+room
-	if p.y0 < 0 && p.y0 > -2*room {
-		p.y0 = 0
+	if p.y0 < 0 && p.y0 >= -room {
+		p.y0 = 0 // losses are not negative
 	}
 	var b strings.Builder
-	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 5)))
+	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 8)))
 	var names []string
 	for i, c := range curves {
 		color := seriesColors[i%len(seriesColors)]
 		names = append(names, c.name)
-		b.WriteString(polyline(p, c.x, c.raw, `stroke="`+color+`" stroke-opacity=".35" stroke-width="1"`))
+		b.WriteString(polyline(p, c.x, c.raw, `stroke="`+color+`" stroke-opacity=".45" stroke-width="1"`))
 		b.WriteString(polyline(p, c.x, c.smooth, `stroke="`+color+`" stroke-width="2"`))
 		for j := range c.evalX {
 			b.WriteString(`<circle cx="` + px(p.x(c.evalX[j])) + `" cy="` + px(p.y(c.evalY[j])) + `" r="4" fill="` + color + `" ` + style.axis + `/>`)

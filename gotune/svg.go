@@ -41,7 +41,7 @@ var seriesColors = []string{"#3b8eea", "#e8710a", "#2ca25f", "#c8449b", "#8f6fc9
 // Size of a chart in pixels, and of its margins.
 const (
 	chartWidth, chartHeight                         = 680, 280
-	marginLeft, marginRight, marginTop, marginBelow = 58, 16, 30, 42
+	marginLeft, marginRight, marginTop, marginBelow = 58, 28, 30, 42
 )
 
 // A plane maps values to pixels.
@@ -142,6 +142,9 @@ func tickText(v float64, all []float64) string {
 	step := 1.0
 	if len(all) > 1 {
 		step = all[1] - all[0]
+	}
+	if math.Abs(v) < step/1e6 {
+		return "0"
 	}
 	if step >= 1 && math.Abs(v) < 1e6 {
 		return countText(int64(math.Round(v)))

@@ -33,6 +33,9 @@ func (t table) html() string {
 			align = "left"
 		}
 		style := "text-align:" + align
+		if j == 0 && t.head == nil {
+			style += ";white-space:nowrap" // the names of facts
+		}
 		if t.wrap {
 			style += ";white-space:pre-wrap;vertical-align:top;max-width:44em"
 		}
@@ -109,14 +112,18 @@ func facts(title string, pairs ...string) table {
 	return t
 }
 
-// thin keeps at most n rows: the first, the last and some evenly between.
+// thin keeps about n rows at most: every second, third, … and the last.
 func thin[T any](rows []T, n int) []T {
-	if len(rows) <= n || n < 2 {
+	stride := (len(rows) + n - 1) / n
+	if stride <= 1 {
 		return rows
 	}
-	kept := make([]T, n)
-	for i := range kept {
-		kept[i] = rows[i*(len(rows)-1)/(n-1)]
+	var kept []T
+	for i := stride - 1; i < len(rows); i += stride {
+		kept = append(kept, rows[i])
+	}
+	if len(rows)%stride != 0 {
+		kept = append(kept, rows[len(rows)-1])
 	}
 	return kept
 }

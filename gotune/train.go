@@ -93,7 +93,7 @@ func (v *trainView) finish(err error) {
 		state = "still stopping; the engine writes a checkpoint"
 	}
 	info := RunInfo{Name: v.name, Records: v.records}
-	v.live.finish(`<div><b>`+escape(v.name)+`</b>: `+escape(state)+`</div>`+info.chart()+logTable(thin(loggedOnly(v.records), finalRows)).html(), v.name+": "+state)
+	v.live.finish(`<div><b>`+escape(v.name)+`</b>: `+escape(state)+`</div>`+info.chart()+finalTable(thin(loggedOnly(v.records), finalRows)).html(), v.name+": "+state)
 }
 
 // endTraining ends a cell that was interrupted: the run is safe, so the cell is
@@ -207,7 +207,7 @@ func (r RunInfo) facts() table {
 
 // html is the final output of a run, which needs nothing but itself.
 func (r RunInfo) html() string {
-	return r.chart() + logTable(thin(loggedOnly(r.Records), finalRows)).html() + r.facts().html()
+	return r.chart() + finalTable(thin(loggedOnly(r.Records), finalRows)).html() + r.facts().html()
 }
 
 // text is the final output in text; whole adds the log.

@@ -3,6 +3,7 @@ package gotune
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gotune/gotune/gotune/internal/wire"
@@ -131,7 +132,7 @@ func (v *trainView) activity() string {
 // liveTable is the latest lines of the log and the newest step, in a fixed
 // number of rows, so that the page does not move.
 func liveTable(records []StepRecord) table {
-	t := logTable(nil)
+	t := table{head: liveHead}
 	newest := records[len(records)-1]
 	logged := loggedOnly(records)
 	if n := len(logged); n > 0 && logged[n-1].Step == newest.Step {
@@ -158,10 +159,28 @@ func loggedOnly(records []StepRecord) []StepRecord {
 	return out
 }
 
-func logTable(records []StepRecord) table {
-	t := table{head: []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time left"}}
+// liveHead names the columns of logRow.
+var liveHead = []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time left"}
+
+// finalTable is the log of a run that has ended: the time is what passed, and
+// evaluations have a column of their own.
+func finalTable(records []StepRecord) table {
+	t := table{head: []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time"}}
+	evaluated := slices.ContainsFunc(records, func(r StepRecord) bool { return r.Evaluated })
+	if evaluated {
+		t.head = append(t.head, "evaluation")
+	}
 	for _, r := range records {
-		t.rows = append(t.rows, logRow(r))
+		eval := ""
+		if r.Evaluated {
+			eval, r.Evaluated = lossText(r.EvalLoss), false
+		}
+		row := logRow(r)
+		row[len(row)-1] = secondsText(r.Seconds)
+		if evaluated {
+			row = append(row, eval)
+		}
+		t.rows = append(t.rows, row)
 	}
 	return t
 }

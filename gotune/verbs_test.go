@@ -121,7 +121,7 @@ func script(t *testing.T) *gotunetest.Engine {
 		info := gotune.RunInfo{Name: "run1", State: gotune.RunDone, Trainer: r, OutputDir: "/nb/results/run1", Step: 40, TotalSteps: 40, Loss: losses[39], MeanLoss: 1.4,
 			EvalLoss: 1.31, Seconds: 40, Tokens: 40000, TokensPerSecond: 1000}
 		for i, loss := range losses {
-			rec := gotune.StepRecord{Step: i + 1, TotalSteps: 40, Loss: loss, LearningRate: 2e-4, GradNorm: 0.3, TokensPerSecond: 1000, ETA: float64(39 - i)}
+			rec := gotune.StepRecord{Step: i + 1, TotalSteps: 40, Loss: loss, LearningRate: 2e-4, GradNorm: 0.3, TokensPerSecond: 1000, ETA: float64(39 - i), Seconds: float64(i + 1)}
 			if rec.Step%5 == 0 {
 				rec.Logged, rec.MeanLoss = true, loss
 			}
@@ -232,8 +232,14 @@ func TestNotebookOutput(t *testing.T) {
 	if pictures < 4 {
 		t.Errorf("%d pictures, want the lengths, the run, its attachment, its record and the plot", pictures)
 	}
+	lookAt(t, "page.html", page.String())
+}
+
+// lookAt writes HTML into the folder $GOTUNE_PAGE, if that is set, for people to
+// look at.
+func lookAt(t *testing.T, name, html string) {
 	if dir := os.Getenv("GOTUNE_PAGE"); dir != "" {
-		if err := os.WriteFile(filepath.Join(dir, "page.html"), []byte(page.String()), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(html), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -343,6 +349,7 @@ func TestInterruptTraining(t *testing.T) {
 			html := d.Data["text/html"].(string)
 			for _, m := range regexp.MustCompile(`(?s)<svg.*?</svg>`).FindAllString(html, -1) {
 				checkSVG(t, m, false)
+				lookAt(t, "live.html", html)
 			}
 			checkBalanced(t, html)
 		}

@@ -37,54 +37,146 @@ func visible(segments *Node, window int) *Node {
 
 // attention is causal attention of K key heads, each shared by G query heads:
 //
-//	P = softmax(q·kᵀ/√d + mask),  o = P·v
+//	P = softmax(q·kᵀ/√d + bias),  o = P·v
 //
-// It is the plain form: the scores of one layer exist as a whole, f32
-// [B, K, S, G, J] with J keys.
+// in plain products. Queries are taken in blocks of rows, each with the keys that
+// its rows can see at all: about half of the products of the full square, and
+// scores small enough for the cache.
 type attention struct {
-	scale float64
-	bias  *Node // f32, 0 or masked, broadcastable to the scores
+	geometry
+	heads, kv, dim int // H, K, d
+	window         int
+	bias           *Node // f32 [B, S, S]: 0, or masked
 }
 
-// scores returns q·kᵀ/√d + mask, f32 [B, K, S, G, J]. q is [B, S, K, G, d], k is
-// [B, J, K, d].
-func (a *attention) scores(q, k *Node) *Node {
-	sc := Dot(q, k).WithOutputDType(dtypes.Float32).General([]int{4}, []int{0, 2}, []int{3}, []int{0, 2})
-	return Add(MulScalar(sc, a.scale), a.bias)
+// saved is what attention keeps for its backward pass: q [B, K, S, G, d], k and v
+// [B, K, S, d], and the rows' log-sum-exp f32 [B, K, S, G].
+type saved struct{ q, k, v, lse *Node }
+
+// block is a range of queries and the range of keys they can see.
+type block struct{ from, to, key int }
+
+// blocks cuts the queries. Few blocks compile faster; blocks of 64 rows are
+// already as fast as larger ones.
+func (a *attention) blocks() (out []block) {
+	rows := max(64, (a.s+7)/8)
+	for at := 0; at < a.s; at += rows {
+		b := block{from: at, to: min(at+rows, a.s)}
+		if a.window > 0 {
+			b.key = max(0, at-a.window+1)
+		}
+		out = append(out, b)
+	}
+	return out
 }
 
-// forward returns o [B, S, K, G, d] and the rows' log-sum-exp f32 [B, K, S, G].
-func (a *attention) forward(q, k, v *Node) (o, lse *Node) {
-	sc := a.scores(q, k)
-	peak := ReduceAndKeep(sc, ReduceMax, -1)
-	e := Exp(Sub(sc, peak))
-	sum := ReduceAndKeep(e, ReduceSum, -1)
-	// Dividing after the product costs S·d instead of S·J divisions.
-	o = Dot(ConvertDType(e, v.DType()), v).WithOutputDType(dtypes.Float32).General([]int{4}, []int{0, 1}, []int{1}, []int{0, 2})
-	o = ConvertDType(Div(o, sum), v.DType())
-	return TransposeAllAxes(o, 0, 2, 1, 3, 4), Squeeze(Add(peak, Log(sum)), -1)
+// toQuery lays [T, H, d] out as [B, K, S, G, d], toKey [T, K, d] as [B, K, S, d].
+func (a *attention) toQuery(x *Node) *Node {
+	return TransposeAllAxes(Reshape(x, a.b, a.s, a.kv, a.heads/a.kv, a.dim), 0, 2, 1, 3, 4)
 }
 
-// backward returns dq, dk, dv in the shapes of q, k, v. With P remade from lse:
+func (a *attention) toKey(x *Node) *Node {
+	return TransposeAllAxes(Reshape(x, a.b, a.s, a.kv, a.dim), 0, 2, 1, 3)
+}
+
+// fromQuery and fromKey are their inverses.
+func (a *attention) fromQuery(x *Node) *Node {
+	return Reshape(TransposeAllAxes(x, 0, 2, 1, 3, 4), a.tokens(), a.heads, a.dim)
+}
+
+func (a *attention) fromKey(x *Node) *Node {
+	return Reshape(TransposeAllAxes(x, 0, 2, 1, 3), a.tokens(), a.kv, a.dim)
+}
+
+// rows cuts axis 2 of x.
+func rows(x *Node, from, to int) *Node {
+	if from == 0 && to == x.Shape().Dim(2) {
+		return x
+	}
+	return Slice(x, AxisRange(), AxisRange(), AxisRange(from, to))
+}
+
+// scores returns q·kᵀ/√d + bias of a block, f32 [B, K, r, G, J], from q and k of
+// the whole call.
+func (a *attention) scores(q, k *Node, c block) *Node {
+	sc := Dot(rows(q, c.from, c.to), rows(k, c.key, c.to)).WithOutputDType(dtypes.Float32).
+		General([]int{4}, []int{0, 1}, []int{3}, []int{0, 1})
+	bias := Slice(a.bias, AxisRange(), AxisRange(c.from, c.to), AxisRange(c.key, c.to))
+	return Add(MulScalar(sc, attentionScale(a.dim)), InsertAxes(bias, 1, 2))
+}
+
+// forward takes q [T, H, d], k and v [T, K, d] and returns o [T, H, d] and what
+// backward needs.
+func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
+	s = &saved{q: a.toQuery(q), k: a.toKey(k), v: a.toKey(v)}
+	var outs, lses []*Node
+	for _, c := range a.blocks() {
+		sc := a.scores(s.q, s.k, c)
+		peak := ReduceAndKeep(sc, ReduceMax, -1)
+		e := Exp(Sub(sc, peak))
+		sum := ReduceAndKeep(e, ReduceSum, -1)
+		// Dividing after the product costs d instead of J divisions a row.
+		out := Dot(ConvertDType(e, v.DType()), rows(s.v, c.key, c.to)).WithOutputDType(dtypes.Float32).
+			General([]int{4}, []int{0, 1}, []int{2}, []int{0, 1})
+		outs = append(outs, ConvertDType(Div(out, sum), v.DType()))
+		lses = append(lses, Squeeze(Add(peak, Log(sum)), -1))
+	}
+	s.lse = join(lses, 2)
+	return a.fromQuery(join(outs, 2)), s
+}
+
+// backward returns dq, dk, dv in forward's shapes, for o and do [T, H, d]. With P
+// remade from lse:
 //
 //	dV = Pᵀ·dO,  dP = dO·Vᵀ,  dS = P ∘ (dP − rowsum(dO∘O)) / √d,  dQ = dS·K,  dK = dSᵀ·Q
 //
 // (Dao et al., arXiv:2205.14135, section 3 and appendix B).
-func (a *attention) backward(q, k, v, o, lse, do *Node) (dq, dk, dv *Node) {
-	dt := q.DType()
-	p := Exp(Sub(a.scores(q, k), InsertAxes(lse, -1)))
-	rows := []int{0, 2, 1, 3, 4} // [B, S, K, G, d] to [B, K, S, G, d]
-	dot := TransposeAllAxes(do, rows...)
-	rowSum := ReduceAndKeep(Mul(ConvertDType(dot, dtypes.Float32), ConvertDType(TransposeAllAxes(o, rows...), dtypes.Float32)), ReduceSum, -1)
-	keys := func(x, y *Node) *Node { // Σ over queries: [B, K, S, G, J] × [B, K, S, G, d] → [B, J, K, d]
-		return TransposeAllAxes(DotGeneral(x, []int{2, 3}, []int{0, 1}, y, []int{2, 3}, []int{0, 1}), 0, 2, 1, 3)
+func (a *attention) backward(s *saved, o, do *Node) (dq, dk, dv *Node) {
+	dt := s.q.DType()
+	sums := ReduceSum(Mul(ConvertDType(do, dtypes.Float32), ConvertDType(o, dtypes.Float32)), -1)
+	sums = TransposeAllAxes(Reshape(sums, a.b, a.s, a.kv, a.heads/a.kv), 0, 2, 1, 3)
+	dOut := a.toQuery(do)
+	var dqs []*Node
+	for _, c := range a.blocks() {
+		part := func(x *Node) *Node { return rows(x, c.from, c.to) }
+		k, v := rows(s.k, c.key, c.to), rows(s.v, c.key, c.to)
+		p := Exp(Sub(a.scores(s.q, s.k, c), InsertAxes(part(s.lse), -1)))
+		dp := Dot(part(dOut), v).WithOutputDType(dtypes.Float32).General([]int{4}, []int{0, 1}, []int{3}, []int{0, 1})
+		ds := ConvertDType(MulScalar(Mul(p, Sub(dp, InsertAxes(part(sums), -1))), attentionScale(a.dim)), dt)
+		dqs = append(dqs, DotGeneral(ds, []int{4}, []int{0, 1}, k, []int{2}, []int{0, 1}))
+		dv = a.sumKeys(dv, ConvertDType(p, dt), part(dOut), c)
+		dk = a.sumKeys(dk, ds, part(s.q), c)
 	}
-	dv = keys(ConvertDType(p, dt), dot)
-	dp := Dot(dot, v).WithOutputDType(dtypes.Float32).General([]int{4}, []int{0, 1}, []int{3}, []int{0, 2})
-	ds := ConvertDType(MulScalar(Mul(p, Sub(dp, rowSum)), a.scale), dt)
-	dq = TransposeAllAxes(DotGeneral(ds, []int{4}, []int{0, 1}, k, []int{1}, []int{0, 2}), rows...)
-	dk = keys(ds, TransposeAllAxes(q, rows...))
-	return dq, dk, dv
+	return a.fromQuery(join(dqs, 2)), a.fromKey(ConvertDType(dk, dt)), a.fromKey(ConvertDType(dv, dt))
+}
+
+// sumKeys adds xᵀ·y of a block, summed over its queries, to sum, f32 [B, K, S, d]:
+// x is [B, K, r, G, J], y is [B, K, r, G, d].
+func (a *attention) sumKeys(sum, x, y *Node, c block) *Node {
+	v := Dot(x, y).WithOutputDType(dtypes.Float32).General([]int{2, 3}, []int{0, 1}, []int{2, 3}, []int{0, 1})
+	if c.to-c.key < a.s {
+		zeros := func(n int) *Node { return Zeros(x.Graph(), shapeOf(dtypes.Float32, a.b, a.kv, n, a.dim)) }
+		parts := []*Node{v}
+		if c.key > 0 {
+			parts = append([]*Node{zeros(c.key)}, parts...)
+		}
+		if c.to < a.s {
+			parts = append(parts, zeros(a.s-c.to))
+		}
+		v = Concatenate(parts, 2)
+	}
+	if sum == nil {
+		return v
+	}
+	return Add(sum, v)
+}
+
+// join concatenates along axis, or returns the only part.
+func join(parts []*Node, axis int) *Node {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return Concatenate(parts, axis)
 }
 
 // attentionScale is 1/√d.

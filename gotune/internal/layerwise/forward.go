@@ -61,7 +61,8 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 		heads:   b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
 		eps: b.cfg.RMSNormEps, residual: b.residual,
 		norm1: in.weights[0], norm2: in.weights[1], cos: in.cos, sin: in.sin,
-		attn: &attention{scale: attentionScale(b.cfg.HeadDim), bias: in.bias},
+		attn: &attention{geometry: k.geometry, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
+			window: b.cfg.SlidingWindow, bias: in.bias},
 	}
 	rest := in.weights[2:]
 	for i := range k.specs {
@@ -125,7 +126,7 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 		g := v.Graph()
 		bias := Where(see, Zeros(g, shapeOf(dtypes.Float32, see.Shape().Dimensions...)), scalarF32(g, masked))
 		keys := Slice(v, AxisRange(md.size()-metaTail+metaKey0, md.size()-metaTail+metaKey1+1))
-		return []*Node{x, cos, sin, Reshape(bias, m.b, 1, m.s, 1, m.s), keys}
+		return []*Node{x, cos, sin, bias, keys}
 	})
 	if err != nil {
 		return nil, nil, err
@@ -138,7 +139,7 @@ func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout fl
 	kind := b.kind(i, c.geometry, ad, dropout, k)
 	out, err := b.call("forward "+kind.key(), b.arguments(i, c, ad, x), nil, func(in []*Node) []*Node {
 		own, common := kind.split(in, 1)
-		y, r := b.layer(&kind, common).forward(own[0], kind.geometry)
+		y, r := b.layer(&kind, common).forward(own[0])
 		if kind.keep == keepNothing {
 			return []*Node{y}
 		}
@@ -181,9 +182,9 @@ func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout f
 		if kind.keep == keepResiduals {
 			r = residualsOf(rest, kind.lora)
 		} else {
-			_, r = l.forward(x, kind.geometry)
+			_, r = l.forward(x)
 		}
-		dx := l.backward(x, dy, r, kind.geometry)
+		dx := l.backward(x, dy, r)
 		if !trained {
 			return []*Node{dx}
 		}

@@ -135,7 +135,7 @@ func (d *Decoder) prefillLayer(i int, c *passContext, x compute.Buffer) (y compu
 	kind := b.kind(i, c.geometry, d.ad, 0, keepNothing)
 	out, err := b.call(fmt.Sprintf("prefill M%d %s", d.room, kind.key()), b.arguments(i, c, d.ad, x), nil, func(in []*Node) []*Node {
 		own, common := kind.split(in, 1)
-		y, r := b.layer(&kind, common).forward(own[0], kind.geometry)
+		y, r := b.layer(&kind, common).forward(own[0])
 		return []*Node{y, d.newCache(r.k), d.newCache(r.v)}
 	})
 	if err != nil {
@@ -315,7 +315,7 @@ func (b *Base) decodeLayer(kind *layerKind, in []*Node, x, k, v *Node, p tokenPl
 func (l *layerGraph) attendCache(q, k, v, bias *Node) *Node {
 	q = Reshape(q, l.kv, l.heads/l.kv, l.dim)
 	sc := Dot(q, k).WithOutputDType(dtypes.Float32).General([]int{2}, []int{0}, []int{2}, []int{0}) // [K, G, M]
-	sc = Add(MulScalar(sc, l.attn.scale), InsertAxes(bias, 0))
+	sc = Add(MulScalar(sc, attentionScale(l.dim)), InsertAxes(bias, 0))
 	e := Exp(Sub(sc, ReduceAndKeep(sc, ReduceMax, -1)))
 	o := Dot(ConvertDType(e, v.DType()), v).WithOutputDType(dtypes.Float32).General([]int{2}, []int{0}, []int{1}, []int{0})
 	return Reshape(ConvertDType(Div(o, ReduceAndKeep(e, ReduceSum, -1)), l.dt), 1, l.heads, l.dim)

@@ -22,21 +22,23 @@ type layerGraph struct {
 // residuals are what a layer's forward pass leaves for its backward pass. In the
 // order of list they are
 //
-//	q [T, H, d]  k, v [T, K, d]  o [T, H, d]  lse f32 [B, K, S, G]  x2 [T, D]  gate, up [T, F]  t [T, R] each
+//	attention's own, o [T, H, d], x2 [T, D], gate and up [T, F], t [T, R] of each adapter
 //
-// q and k are rotated. The layer's input x is kept by the caller.
+// The layer's input x is kept by the caller.
 type residuals struct {
-	q, k, v, o, lse, x2, gate, up *Node
-	t                             map[string]*Node
+	attn            *saved
+	o, x2, gate, up *Node
+	t               map[string]*Node
+
+	q, k, v *Node // [T, H, d], [T, K, d]; q and k rotated; not kept
 }
 
-// forward computes y from x [T, D] in geometry m.
-func (l *layerGraph) forward(x *Node, m geometry) (y *Node, r *residuals) {
+// forward computes y from x [T, D].
+func (l *layerGraph) forward(x *Node) (y *Node, r *residuals) {
 	r = &residuals{t: map[string]*Node{}}
 	r.q, r.k, r.v = l.queryKeyValue(x, r)
-	r.o, r.lse = l.attend(r, m)
-	y = l.after(x, r)
-	return y, r
+	r.o, r.attn = l.attn.forward(r.q, r.k, r.v)
+	return l.after(x, r), r
 }
 
 // queryKeyValue projects x and rotates q and k.
@@ -47,12 +49,6 @@ func (l *layerGraph) queryKeyValue(x *Node, r *residuals) (q, k, v *Node) {
 	q = ropeRotate(Reshape(qkv[0], n, l.heads, l.dim), l.cos, l.sin, false)
 	k = ropeRotate(Reshape(qkv[1], n, l.kv, l.dim), l.cos, l.sin, false)
 	return q, k, Reshape(qkv[2], n, l.kv, l.dim)
-}
-
-// attend runs attention over the tokens of the same call.
-func (l *layerGraph) attend(r *residuals, m geometry) (o, lse *Node) {
-	o, lse = l.attn.forward(l.queryHeads(r.q, m), l.keyHeads(r.k, m), l.keyHeads(r.v, m))
-	return Reshape(o, m.tokens(), l.heads, l.dim), lse
 }
 
 // after is the layer behind its attention output r.o: it sets x2, gate and up.
@@ -77,8 +73,8 @@ func (l *layerGraph) project(x *Node, r *residuals, projs ...string) []*Node {
 
 // backward returns dx [T, D] (residual dtype) for the gradient dy of y, and
 // gathers the adapters' gradients.
-func (l *layerGraph) backward(x, dy *Node, r *residuals, m geometry) (dx *Node) {
-	n := m.tokens()
+func (l *layerGraph) backward(x, dy *Node, r *residuals) (dx *Node) {
+	n := x.Shape().Dim(0)
 	back := func(x *Node, dys []*Node, projs ...string) *Node {
 		t := make([]*Node, len(projs))
 		for i, p := range projs {
@@ -92,27 +88,17 @@ func (l *layerGraph) backward(x, dy *Node, r *residuals, m geometry) (dx *Node) 
 	dx2 := Add(dy, ConvertDType(rmsNormBackward(r.x2, l.norm2, dh2, l.eps), l.residual))
 
 	do := back(Reshape(r.o, n, l.heads*l.dim), []*Node{ConvertDType(dx2, l.dt)}, "o_proj")
-	dq, dk, dv := l.attn.backward(l.queryHeads(r.q, m), l.keyHeads(r.k, m), l.keyHeads(r.v, m),
-		l.queryHeads(r.o, m), r.lse, l.queryHeads(do, m))
-	dq = ropeRotate(Reshape(dq, n, l.heads, l.dim), l.cos, l.sin, true)
-	dk = ropeRotate(Reshape(dk, n, l.kv, l.dim), l.cos, l.sin, true)
+	dq, dk, dv := l.attn.backward(r.attn, r.o, Reshape(do, n, l.heads, l.dim))
+	dq, dk = ropeRotate(dq, l.cos, l.sin, true), ropeRotate(dk, l.cos, l.sin, true)
 
 	flat := func(x *Node, heads int) *Node { return Reshape(x, n, heads*l.dim) }
 	dh := back(rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, "q_proj", "k_proj", "v_proj")
 	return Add(dx2, ConvertDType(rmsNormBackward(x, l.norm1, dh, l.eps), l.residual))
 }
 
-// queryHeads views [T, H·d] as [B, S, K, G, d].
-func (l *layerGraph) queryHeads(x *Node, m geometry) *Node {
-	return Reshape(x, m.b, m.s, l.kv, l.heads/l.kv, l.dim)
-}
-
-// keyHeads views [T, K·d] as [B, S, K, d].
-func (l *layerGraph) keyHeads(x *Node, m geometry) *Node { return Reshape(x, m.b, m.s, l.kv, l.dim) }
-
 // list returns the residuals as outputs of the forward program.
 func (r *residuals) list(ss loraSpecs) []*Node {
-	out := []*Node{r.q, r.k, r.v, r.o, r.lse, r.x2, r.gate, r.up}
+	out := []*Node{r.attn.q, r.attn.k, r.attn.v, r.attn.lse, r.o, r.x2, r.gate, r.up}
 	for _, s := range ss {
 		out = append(out, r.t[s.proj])
 	}
@@ -121,7 +107,7 @@ func (r *residuals) list(ss loraSpecs) []*Node {
 
 // residualsOf is the inverse of list.
 func residualsOf(in []*Node, ss loraSpecs) *residuals {
-	r := &residuals{q: in[0], k: in[1], v: in[2], o: in[3], lse: in[4], x2: in[5], gate: in[6], up: in[7], t: map[string]*Node{}}
+	r := &residuals{attn: &saved{in[0], in[1], in[2], in[3]}, o: in[4], x2: in[5], gate: in[6], up: in[7], t: map[string]*Node{}}
 	for i, s := range ss {
 		r.t[s.proj] = in[8+i]
 	}

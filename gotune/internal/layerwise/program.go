@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -75,7 +77,11 @@ func (p *program) run(in []compute.Buffer, donate ...int) (out []compute.Buffer,
 	for _, i := range donate {
 		flags[i] = true
 	}
+	t0 := cpuNow()
 	out, err = p.exec.Execute(in, flags, p.dev.num)
+	if traceRun != nil {
+		traceRun(p.name, cpuNow()-t0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("layerwise: run %s: %w", p.name, err)
 	}
@@ -135,4 +141,12 @@ func guard(err *error, doing string) {
 		}
 		*err = fmt.Errorf("layerwise: %s: %v", doing, r)
 	}
+}
+
+var traceRun func(string, time.Duration)
+
+func cpuNow() time.Duration {
+	var ru syscall.Rusage
+	syscall.Getrusage(0, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
