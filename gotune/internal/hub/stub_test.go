@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -214,7 +215,9 @@ func checkLayout(t *testing.T, c *Client, r Repo, commit string) {
 
 // TestFailures injects the stub's failures into a download and an upload.
 func TestFailures(t *testing.T) {
-	for _, tt := range []struct {
+	seeded, files := modelFolder(t, 350_001)
+	s := startStub(t, "--seed", "tester/model="+seeded)
+	for i, tt := range []struct {
 		name, rules string
 		upload      bool
 		kind        error // of the final error; nil: it must work
@@ -236,20 +239,17 @@ func TestFailures(t *testing.T) {
 		{name: "commit dropped after it was made", upload: true, rules: `[{"match": "/commit/", "nth": 1, "action": "drop_after_body"}]`, kind: ErrNetwork},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir, files := modelFolder(t, 350_001)
-			args := []string{}
-			if !tt.upload {
-				args = []string{"--seed", "tester/model=" + dir}
-			}
-			s := startStub(t, args...)
 			var waits []time.Duration
 			c := s.client(&waits)
+			c.CacheDir = t.TempDir()
 			c.Parallel = 1
 			var told int
 			c.OnRetry = func(Retry) { told++ }
 			ctx := context.Background()
-			repo := Model("tester/model", "")
+			repo, dir := Model("tester/model", ""), seeded
 			if tt.upload {
+				repo = Model(fmt.Sprintf("tester/model%d", i), "")
+				dir, _ = modelFolder(t, 350_002+i) // another content, which the Hub doesn't have yet
 				os.Remove(filepath.Join(dir, "sub", "copy.safetensors"))
 				if _, err := c.CreateRepo(ctx, repo, CreateOptions{}); err != nil {
 					t.Fatal(err)
