@@ -1,8 +1,10 @@
 package gotune
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
+	"io"
 	"math/bits"
 	"os"
 	"runtime/debug"
@@ -228,18 +230,42 @@ func gonbuiLinked() bool {
 }
 
 // readBack turns answers into signals. Nothing but answers to syncs is sent to
-// a program that asked for nothing else, so their text does not matter.
-func (n *notebook) readBack(f *os.File) {
-	b := make([]byte, 4096)
+// a program that asked for nothing else, so what they say does not matter; but
+// definitions of types, which come before the first, are no answers.
+func (n *notebook) readBack(f io.Reader) {
+	r := bufio.NewReader(f)
 	for {
-		k, err := f.Read(b)
-		if k > 0 {
-			n.back <- struct{}{}
-		}
+		length, _, err := gobUint(r)
 		if err != nil {
 			return
 		}
+		id, width, err := gobUint(r)
+		if err != nil || uint64(width) > length {
+			return
+		}
+		if _, err := r.Discard(int(length) - width); err != nil {
+			return
+		}
+		if id&1 == 0 { // not negative: a value
+			n.back <- struct{}{}
+		}
 	}
+}
+
+// gobUint reads an unsigned number and says how many bytes it had.
+func gobUint(r io.ByteReader) (u uint64, width int, err error) {
+	b, err := r.ReadByte()
+	if err != nil || b < 128 {
+		return uint64(b), 1, err
+	}
+	for range -int8(b) {
+		next, err := r.ReadByte()
+		if err != nil {
+			return 0, 0, err
+		}
+		u = u<<8 | uint64(next)
+	}
+	return u, 1 - int(int8(b)), nil
 }
 
 // newID makes a display id that no other cell, run or display has: GoNB sends
