@@ -40,7 +40,7 @@ func startEngine(ctx context.Context, socket string) error {
 		return fail(err.Error(), "")
 	}
 	defer null.Close()
-	p, err := os.StartProcess(binary, []string{binary, "engine"}, &os.ProcAttr{
+	p, err := os.StartProcess(binary, []string{binary, "engine", "-log", logPath()}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   engineEnvironment(socket),
 		Files: []*os.File{null, log, log},

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -485,6 +486,33 @@ func TestMust(t *testing.T) {
 	want := "load model \"base\": the name is in use with a different config\n\thave {\"Source\":\"a\"}\n\twant {\"Source\":\"b\"}\n\thint: choose a new Name\n"
 	if len(*codes) != 1 || (*codes)[0] != 1 || errs.String() != want {
 		t.Errorf("exit codes %v, standard error\n%s\nwant\n%s", *codes, errs.String(), want)
+	}
+}
+
+// An engine that dies in the middle: the error says so, and where its log is.
+func TestEngineDies(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Write([]byte(`{"event":"progress","data":{"task":"quantize","done":1,"total":2}}` + "\n"))
+			c.Close()
+		}
+	}()
+	t.Setenv("GOTUNE_SOCKET", path)
+	var out bytes.Buffer
+	gotune.UseText(t, &out)
+	_, err = base.Load()
+	if !errors.Is(err, gotune.ErrInternal) || !strings.Contains(err.Error(), "the engine ended before it answered") || !strings.Contains(err.Error(), filepath.Join(filepath.Dir(path), "engine.log")) {
+		t.Errorf("Load() = %v", err)
 	}
 }
 
