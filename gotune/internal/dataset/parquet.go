@@ -20,14 +20,15 @@ const parquetBatch = 32
 
 // parquetRows reads the rows of a Parquet file, group by group.
 type parquetRows struct {
-	f      *os.File
-	path   string
-	size   int64
-	names  []string
-	tree   []*parquetNode
-	leaves int
-	groups []parquet.RowGroup
-	total  int64
+	f       *os.File
+	path    string
+	size    int64
+	names   []string
+	tree    []*parquetNode
+	leaves  int
+	logical []format.LogicalType // of each leaf, as the footer has it
+	groups  []parquet.RowGroup
+	total   int64
 
 	rows  parquet.Rows
 	batch [parquetBatch]parquet.Row
@@ -45,6 +46,11 @@ func openParquet(f *os.File, path string, size int64) (rows, error) {
 		return nil, corrupt(path, err.Error(), "a Parquet file")
 	}
 	r := &parquetRows{f: f, path: path, size: size, groups: p.RowGroups(), total: p.NumRows()}
+	for i, e := range p.Metadata().Schema {
+		if n, ok := e.NumChildren.V, e.NumChildren.Valid; i > 0 && (!ok || n == 0) {
+			r.logical = append(r.logical, e.LogicalType)
+		}
+	}
 	for _, c := range p.Root().Columns() {
 		n, err := r.node(c, 0)
 		if err != nil {
@@ -75,7 +81,11 @@ func (r *parquetRows) node(c *parquet.Column, depth int) (*parquetNode, error) {
 	if c.Leaf() {
 		n.leaves = 1
 		r.leaves++
-		n.convert = converter(c)
+		lt := c.Type().LogicalType()
+		if lt == nil && n.firstLeaf < len(r.logical) && r.logical[n.firstLeaf].Value != nil {
+			lt = &r.logical[n.firstLeaf] // some annotations don't reach the decoder's types
+		}
+		n.convert = converter(c.Type(), lt)
 		return n, nil
 	}
 	for _, child := range c.Columns() {
@@ -300,9 +310,7 @@ func (a *assembler) list(n *parquetNode) (any, error) {
 }
 
 // converter picks how the values of a leaf become Go values.
-func converter(c *parquet.Column) func(parquet.Value) (any, error) {
-	t := c.Type()
-	lt := t.LogicalType()
+func converter(t parquet.Type, lt *format.LogicalType) func(parquet.Value) (any, error) {
 	if lt == nil {
 		if ct := t.ConvertedType(); ct != nil && *ct == deprecated.UTF8 {
 			return textValue
