@@ -503,6 +503,7 @@ func TestEngineDies(t *testing.T) {
 			if err != nil {
 				return
 			}
+			c.Read(make([]byte, 4096))
 			c.Write([]byte(`{"event":"progress","data":{"task":"quantize","done":1,"total":2}}` + "\n"))
 			c.Close()
 		}
