@@ -132,6 +132,7 @@ type codec struct {
 	levels [16]float32
 	ladder *ladder
 	grid   *grid
+	tree   *tree // nil where there is no kernel
 }
 
 // The narrowest gap between midpoints is 0.0798 in NF4 and 0.0026 in FP4.
@@ -142,5 +143,5 @@ var codecs = map[Type]*codec{
 
 func newCodec(levels [16]float32, scale float32) *codec {
 	l := newLadder(levels)
-	return &codec{levels, l, newGrid(l, scale)}
+	return &codec{levels, l, newGrid(l, scale), newTree(l)}
 }

@@ -171,7 +171,9 @@ const tiny float32 = 1e-38
 // packBlocks packs w, which begins with block number first, into t. It returns
 // the number of the first block with a weight that is not finite, or -1.
 func (c *codec) packBlocks(t *Tensor, first int, w []float32) int {
-	for b := first; len(w) > 0; b++ {
+	done := c.packWhole(t, first, w)
+	w = w[done*t.BlockSize:]
+	for b := first + done; len(w) > 0; b++ {
 		block := w[:min(t.BlockSize, len(w))]
 		w = w[len(block):]
 		m := absmax(block)
@@ -245,6 +247,8 @@ func absmax(x []float32) float32 {
 
 // widen converts len(dst) little-endian values.
 func widen(dt safetensors.DType, dst []float32, src []byte) {
+	n := widenWhole(dt, dst, src)
+	dst, src = dst[n:], src[n*dt.Size():]
 	switch dt {
 	case safetensors.F32:
 		src = src[:4*len(dst)]
