@@ -28,6 +28,8 @@ type parquetRows struct {
 	leaves  int
 	logical []format.LogicalType // of each leaf, as the footer has it
 	groups  []parquet.RowGroup
+	chunks  [][]parquetChunk // of the groups
+	end     int64            // of the column data
 	total   int64
 
 	rows  parquet.Rows
@@ -38,14 +40,18 @@ type parquetRows struct {
 }
 
 func openParquet(f *os.File, path string, size int64) (rows, error) {
-	if err := checkParquet(f, path, size); err != nil {
+	chunks, end, err := checkParquet(f, path, size)
+	if err != nil {
 		return nil, err
 	}
 	p, err := parquet.OpenFile(f, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return nil, corrupt(path, err.Error(), "a Parquet file")
 	}
-	r := &parquetRows{f: f, path: path, size: size, groups: p.RowGroups(), total: p.NumRows()}
+	r := &parquetRows{f: f, path: path, size: size, groups: p.RowGroups(), chunks: chunks, end: end, total: p.NumRows()}
+	if len(r.groups) != len(chunks) {
+		return nil, corrupt(path, "a footer that can be read in two ways", "a Parquet file")
+	}
 	for i, e := range p.Metadata().Schema {
 		if n, ok := e.NumChildren.V, e.NumChildren.Valid; i > 0 && (!ok || n == 0) {
 			r.logical = append(r.logical, e.LogicalType)
@@ -154,8 +160,11 @@ func (r *parquetRows) fill() error {
 			}
 			return io.EOF
 		}
+		if err := checkGroup(r.f, r.end, r.chunks[0]); err != nil {
+			return corrupt(r.object(), err.Error(), "a whole Parquet file")
+		}
 		r.rows = r.groups[0].Rows()
-		r.groups = r.groups[1:]
+		r.groups, r.chunks = r.groups[1:], r.chunks[1:]
 	}
 	n, err := r.rows.ReadRows(r.batch[:])
 	r.have, r.at = n, 0

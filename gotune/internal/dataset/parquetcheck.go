@@ -1,9 +1,16 @@
 package dataset
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/snappy"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 )
 
 // Limits of a Parquet file. A real writer stays far below all of them.
@@ -12,6 +19,7 @@ const (
 	maxPageBytes  = 1 << 30 // uncompressed
 	maxPageValues = 1 << 24
 	maxPageHeader = 1 << 20
+	maxZstdWindow = 128 << 20
 )
 
 // A parquetChunk is what the footer says of a column chunk.
@@ -20,12 +28,15 @@ type parquetChunk struct {
 	data, dict                              int64 // offsets; dict 0: none
 }
 
-// checkParquet compares every size in footer and page headers with the file and
-// with each other, before a decoder sets memory aside for them: without that a
-// few flipped bits can ask for more memory than the machine has, which ends the
-// process. See the format's README and parquet.thrift.
-func checkParquet(r io.ReaderAt, path string, size int64) error {
-	bad := func(found string) error { return corrupt(path, found, "a whole Parquet file") }
+// checkParquet compares every size in the footer with the file, before a decoder
+// sets memory aside for them: without that a few flipped bits can ask for more
+// memory than the machine has, which ends the process. It returns the column
+// chunks of each row group, for checkGroup. See the format's README and
+// parquet.thrift.
+func checkParquet(r io.ReaderAt, path string, size int64) (groups [][]parquetChunk, end int64, err error) {
+	bad := func(found string) ([][]parquetChunk, int64, error) {
+		return nil, 0, corrupt(path, found, "a whole Parquet file")
+	}
 	var tail [8]byte
 	if size < 12 {
 		return bad(fmt.Sprintf("%d bytes", size))
@@ -44,22 +55,16 @@ func checkParquet(r io.ReaderAt, path string, size int64) error {
 	if _, err := r.ReadAt(footer, size-8-n); err != nil {
 		return bad(err.Error())
 	}
-	chunks, err := footerChunks(footer)
-	if err != nil {
+	if groups, err = footerGroups(footer); err != nil {
 		return bad(err.Error())
 	}
-	for _, c := range chunks {
-		if err := checkChunk(r, size-8-n, c); err != nil {
-			return bad(err.Error())
-		}
-	}
-	return nil
+	return groups, size - 8 - n, nil
 }
 
-// footerChunks walks FileMetaData and returns its column chunks.
-func footerChunks(b []byte) ([]parquetChunk, error) {
+// footerGroups walks FileMetaData and returns the column chunks of its row groups.
+func footerGroups(b []byte) ([][]parquetChunk, error) {
 	t := &thriftReader{b: b}
-	var chunks []parquetChunk
+	var groups [][]parquetChunk
 	var rows, groupRows int64
 	err := t.fields(0, func(id int, typ byte) (err error) {
 		switch {
@@ -71,10 +76,12 @@ func footerChunks(b []byte) ([]parquetChunk, error) {
 				return errThrift
 			}
 			for range n {
+				var chunks []parquetChunk
 				g, err := rowGroup(t, &chunks)
 				if err != nil {
 					return err
 				}
+				groups = append(groups, chunks)
 				if groupRows += g; groupRows < 0 {
 					return errThrift
 				}
@@ -91,12 +98,11 @@ func footerChunks(b []byte) ([]parquetChunk, error) {
 	if rows < 0 || rows != groupRows {
 		return nil, fmt.Errorf("%d rows in all and %d in its groups", rows, groupRows)
 	}
-	return chunks, nil
+	return groups, nil
 }
 
 // rowGroup walks one RowGroup and returns its number of rows.
 func rowGroup(t *thriftReader, chunks *[]parquetChunk) (rows int64, err error) {
-	first := len(*chunks)
 	err = t.fields(1, func(id int, typ byte) (err error) {
 		switch {
 		case id == 1 && typ == thriftList:
@@ -121,7 +127,7 @@ func rowGroup(t *thriftReader, chunks *[]parquetChunk) (rows int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, c := range (*chunks)[first:] {
+	for _, c := range *chunks {
 		if rows < 0 || c.values < rows {
 			return 0, fmt.Errorf("%d values in a group of %d rows", c.values, rows)
 		}
@@ -171,8 +177,20 @@ func (c parquetChunk) ratio() int64 {
 	return 0
 }
 
-// checkChunk walks the page headers of a column chunk.
-func checkChunk(r io.ReaderAt, end int64, c parquetChunk) error {
+// checkGroup checks the pages of a row group before they are decoded.
+func checkGroup(r io.ReaderAt, end int64, chunks []parquetChunk) error {
+	var page []byte
+	for _, c := range chunks {
+		if err := checkChunk(r, end, c, &page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkChunk walks the pages of a column chunk: their headers, and the lengths
+// that compressed data really have. page is a buffer to use again.
+func checkChunk(r io.ReaderAt, end int64, c parquetChunk, page *[]byte) error {
 	at := c.data
 	if c.dict > 0 && c.dict < at {
 		at = c.dict
@@ -208,6 +226,9 @@ func checkChunk(r io.ReaderAt, end int64, c parquetChunk) error {
 		if p.levels < 0 || p.levels > p.compressed {
 			return fmt.Errorf("a page at %d with levels of %d bytes", at, p.levels)
 		}
+		if err := checkPageData(r, at, c.codec, p, page); err != nil {
+			return err
+		}
 		at += p.compressed
 	}
 	if values != c.values {
@@ -216,10 +237,67 @@ func checkChunk(r io.ReaderAt, end int64, c parquetChunk) error {
 	return nil
 }
 
+// checkPageData decompresses a page to nowhere, at most to the length its header
+// announces. The decoders trust lengths inside the data, or go on for as long as
+// the data do.
+func checkPageData(r io.ReaderAt, at, codec int64, p pageHeader, page *[]byte) error {
+	n, want := p.compressed-p.levels, p.uncompressed-p.levels // levels of a v2 page are not compressed
+	if codec == 0 || n == 0 || p.plain {
+		return nil
+	}
+	if want < 0 {
+		return fmt.Errorf("a page at %d with %d bytes and levels of %d", at, p.uncompressed, p.levels)
+	}
+	if int64(cap(*page)) < n {
+		*page = make([]byte, n)
+	}
+	data := (*page)[:n]
+	if _, err := r.ReadAt(data, at+p.levels); err != nil {
+		return err
+	}
+	got, err := plainLength(codec, data, want)
+	if err != nil || got != want {
+		return fmt.Errorf("a page at %d whose data are not the %d bytes it announces (%d, %v)", at, want, got, err)
+	}
+	return nil
+}
+
+// plainLength is the length of compressed data, or limit+1 if they are longer.
+func plainLength(codec int64, data []byte, limit int64) (int64, error) {
+	var in io.Reader = bytes.NewReader(data)
+	switch codec {
+	case 1: // snappy says its length, and its decoder makes sure of it
+		n, err := snappy.DecodedLen(data)
+		return int64(n), err
+	case 2:
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return 0, err
+		}
+		in = z
+	case 4:
+		in = brotli.NewReader(in)
+	case 6:
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return 0, err
+		}
+		defer z.Close()
+		in = z
+	case 7: // lz4 without frame
+		n, err := lz4.UncompressBlock(data, make([]byte, limit))
+		return int64(n), err
+	default:
+		return 0, fmt.Errorf("the codec %d, which is not supported", codec)
+	}
+	return io.Copy(io.Discard, io.LimitReader(in, limit+1))
+}
+
 // A pageHeader is what bounds the memory of a page.
 type pageHeader struct {
 	compressed, uncompressed, values, levels int64
 	dict                                     bool
+	plain                                    bool // a v2 page that says it is not compressed
 }
 
 // readPageHeader reads the header at an offset and returns its length.
@@ -253,6 +331,10 @@ func parsePageHeader(t *thriftReader) (p pageHeader, err error) {
 			p.dict = id == 7
 			v2 := id == 8
 			return t.fields(1, func(id int, typ byte) error {
+				if v2 && id == 7 && (typ == thriftTrue || typ == thriftFalse) {
+					p.plain = typ == thriftFalse
+					return nil
+				}
 				if typ != thriftI32 || (id != 1 && !(v2 && (id == 5 || id == 6))) {
 					return t.skip(typ, 1)
 				}

@@ -114,6 +114,9 @@ def types():
 
     parquet, arrow = table(cols), table({**cols, **only_arrow})
     pq.write_table(parquet, os.path.join(here, "types.parquet"), compression="zstd", row_group_size=3)
+    delta = {k: "DELTA_BINARY_PACKED" for k in ("i32", "i64", "u64")} | {"text": "DELTA_BYTE_ARRAY", "large": "DELTA_LENGTH_BYTE_ARRAY", "f64": "BYTE_STREAM_SPLIT", "bool": "RLE"}
+    for codec in ("none", "snappy", "lz4", "gzip", "brotli"):
+        pq.write_table(parquet, os.path.join(here, f"types_delta_{codec}.parquet"), compression=codec, use_dictionary=False, column_encoding=delta, data_page_version="2.0")
     for codec in (None, "lz4", "zstd"):
         with pa.ipc.new_file(os.path.join(here, f"types{'_' + codec if codec else ''}.arrow"), arrow.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as w:
             w.write_table(arrow, max_chunksize=3)
