@@ -20,7 +20,7 @@ var importRules = []struct {
 	allowed []string
 }{
 	{"GoMLX and XLA belong to the executor", []string{"github.com/gomlx/..."},
-		[]string{"gotune/internal/backend", "gotune/internal/layerwise", "gotune/internal/optim", "gotune/internal/pretrain", "gotune/internal/engine"}},
+		[]string{"gotune/internal/backend", "gotune/internal/layerwise", "gotune/internal/optim", "gotune/internal/pretrain", "gotune/internal/benchgpu", "gotune/internal/engine"}},
 	{"cgo belongs to cuda", []string{"C"}, []string{"cuda"}},
 	{"the network belongs to hub", []string{"net/http", "net/http/..."}, []string{"gotune/internal/hub", "scripts"}},
 	{"GoNB belongs to the kernel", []string{"github.com/janpfeifer/gonb/..."}, []string{"kernelext"}},

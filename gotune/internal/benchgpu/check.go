@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/layerwise"
+	"github.com/gotune/gotune/gotune/internal/safetensors"
+)
+
+// Sizes of the check: two rows of checkLength tokens.
+const checkLength = 256
+
+// Names in a reference file beside the gradients.
+const lossName, evalName = "loss", "evaluate"
+
+// beta1 is AdamW's: after one step from zero its first moment is (1 − β₁)·g.
+const beta1 = 0.5
+
+// onePass returns loss and gradients of one step with dropout 0.1, and the
+// loss without dropout.
+func onePass(ses *session, memory string) (map[string][]float32, error) {
+	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, Seed: 5, Beta1: beta1, Memory: memory, LossScale: 1024})
+	if err != nil {
+		return nil, err
+	}
+	defer tr.Free()
+	bt := uneven(checkLength, ses.ck.Config.VocabSize)
+	sum, n, err := tr.Evaluate(bt)
+	if err != nil {
+		return nil, err
+	}
+	res, err := tr.Step([]*batch.Batch{bt}, 0)
+	if err != nil {
+		return nil, err
+	}
+	if res.Skipped {
+		return nil, fmt.Errorf("the gradient is not finite at loss scale %v", res.LossScale)
+	}
+	out := map[string][]float32{lossName: {float32(res.Loss)}, evalName: {float32(sum / float64(n))}}
+	state, err := tr.State()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range state {
+		if name, ok := strings.CutPrefix(t.Name, "exp_avg."); ok {
+			if out[name], err = t.Float32(); err != nil {
+				return nil, err
+			}
+			for i := range out[name] {
+				out[name][i] /= 1 - beta1
+			}
+		}
+	}
+	return out, nil
+}
+
+// reference writes what onePass gives in float32.
+func reference(ctx context.Context, args []string) error {
+	var s settings
+	fs := flag.NewFlagSet("reference", flag.ContinueOnError)
+	s.flags(fs)
+	out := fs.String("out", "", "file to write")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	s.dtype = "float32"
+	ses, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := onePass(ses, layerwise.MemorySave)
+	if err != nil {
+		return err
+	}
+	var ts []safetensors.Tensor
+	for name, v := range all {
+		t, err := safetensors.FromFloat32(name, []int{len(v)}, v, safetensors.F32)
+		if err != nil {
+			return err
+		}
+		ts = append(ts, t)
+	}
+	return safetensors.Write(*out, ts, map[string]string{"model": filepath.Base(s.model)})
+}
+
+// tolerance is the largest relative error of the gradients for a compute type:
+// a few roundings of its operands.
+var tolerance = map[string]float64{"float32": 2e-3, "float16": 5e-3, "bfloat16": 3e-2}
+
+// check compares onePass in a compute type with a reference file.
+func check(ctx context.Context, args []string) error {
+	var s settings
+	fs := flag.NewFlagSet("check", flag.ContinueOnError)
+	s.flags(fs)
+	path := fs.String("reference", "", "file from the stage reference")
+	memory := fs.String("memory", layerwise.MemorySave, "memory policy")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	f, err := safetensors.Open(*path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ses, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := onePass(ses, *memory)
+	if err != nil {
+		return err
+	}
+	want := map[string][]float32{}
+	for _, name := range f.Names() {
+		t, err := f.Tensor(name)
+		if err != nil {
+			return err
+		}
+		if want[name], err = t.Float32(); err != nil {
+			return err
+		}
+		if len(got[name]) != len(want[name]) {
+			return fmt.Errorf("%s has %d values, the reference %d: it was made with other settings", name, len(got[name]), len(want[name]))
+		}
+	}
+	worst, where := 0.0, ""
+	for name := range want {
+		if e := relative(got[name], want[name]); name != lossName && name != evalName && !(e <= worst) {
+			worst, where = e, name
+		}
+	}
+	dLoss := math.Abs(float64(got[lossName][0] - want[lossName][0]))
+	dEval := math.Abs(float64(got[evalName][0] - want[evalName][0]))
+	emit("check", s.dtype+" "+*memory, where, map[string]float64{"worst gradient": worst, "loss": float64(got[lossName][0]), "d loss": dLoss, "d evaluate": dEval})
+	if tol := tolerance[s.dtype]; !(worst <= tol && dLoss <= tol && dEval <= tol) {
+		return fmt.Errorf("gradient of %s is off by %.3g (relative), losses by %.3g and %.3g; want at most %g", where, worst, dLoss, dEval, tol)
+	}
+	return nil
+}
+
+// relative is ‖got − want‖ / ‖want‖.
+func relative(got, want []float32) float64 {
+	var d, n float64
+	for i := range want {
+		e := float64(got[i]) - float64(want[i])
+		d += e * e
+		n += float64(want[i]) * float64(want[i])
+	}
+	return math.Sqrt(d / n)
+}

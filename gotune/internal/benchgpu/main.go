@@ -1,0 +1,58 @@
+// Command benchgpu measures gotune on one GPU at the size of Llama-2-7B, through the
+// packages that `gotune train` and the notebook use, and holds its numbers against
+// a float32 reference first.
+//
+//	scripts/bench_gpu                       everything: builds, checks, measures, prints a table
+//	benchgpu all -models DIR                the same from a built binary
+//	benchgpu reference|check|load|train|decode|merge …   one stage
+//
+// Every stage is a process of its own, so that one that fails leaves the others
+// their results, and its error is printed with the last lines of its log. Models are those of
+// scripts/synth7b. The floors (matrix products of the 7B shapes, copies) and the peers that are
+// installed are measured in the same run by scripts/python/bench_gpu_peers.py.
+//
+// # What is measured
+//
+//	check     loss and adapter gradients of two layers of 7B shape against float32 on
+//	          the CPU: packed and padded rows, dropout on. ‖g − ref‖ / ‖ref‖.
+//	load      seconds from a warm page cache to NF4 on the device
+//	train     tokens/s of optimizer steps: B rows of S tokens, all supervised, NF4,
+//	          LoRA r=64 on q and v, dropout 0.1, AdamW, clipping; median of the steps
+//	          after the first, whose seconds (compilation) are reported beside it
+//	decode    tokens/s of one stream, greedy, after a prompt
+//	merge     seconds to write the merged model, beside those of copying its files
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+)
+
+// stages by name.
+var stages = map[string]func(ctx context.Context, args []string) error{
+	"all": all, "env": environment, "reference": reference, "check": check,
+	"load": load, "train": trainSpeed, "decode": decode, "merge": merge,
+}
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("benchgpu: ")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var names []string
+	for n := range stages {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	if len(os.Args) < 2 || stages[os.Args[1]] == nil {
+		log.Fatalf("want a stage: one of %s", strings.Join(names, ", "))
+	}
+	if err := stages[os.Args[1]](ctx, os.Args[2:]); err != nil {
+		log.Fatal(fmt.Errorf("%s: %w", os.Args[1], err))
+	}
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/backend"
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/layerwise"
+	"github.com/gotune/gotune/gotune/internal/lora"
+	"github.com/gotune/gotune/gotune/internal/model"
+)
+
+// session is a model on a device.
+type session struct {
+	ck      *model.Checkpoint
+	base    *layerwise.Base
+	trace   *tracer
+	adapter *lora.Adapter
+	loaded  time.Duration
+	before  int64 // device bytes in use before the model was loaded
+}
+
+// settings are the flags that all stages share.
+type settings struct {
+	model, backend, dtype, quant, targets string
+	rank                                  int
+}
+
+func (s *settings) flags(fs *flag.FlagSet) {
+	fs.StringVar(&s.model, "model", "", "folder of a model from scripts/synth7b")
+	fs.StringVar(&s.backend, "backend", backend.CUDA, "backend")
+	fs.StringVar(&s.dtype, "dtype", "bfloat16", "compute type: bfloat16, float16, float32")
+	fs.StringVar(&s.quant, "quant", layerwise.QuantNF4, "none, nf4, fp4")
+	fs.StringVar(&s.targets, "targets", "q_proj,v_proj", "projections with an adapter")
+	fs.IntVar(&s.rank, "rank", 64, "of the adapter")
+}
+
+// open loads the model and makes an adapter whose B is not zero, so that every
+// gradient is.
+func (s *settings) open(ctx context.Context) (*session, error) {
+	before := deviceUsed()
+	be, err := backend.Open(s.backend)
+	if err != nil {
+		return nil, err
+	}
+	ses := &session{trace: newTracer(be), before: before}
+	if ses.ck, err = model.Open(s.model); err != nil {
+		return nil, err
+	}
+	if ses.adapter, err = newAdapter(ses.ck.Config, s.rank, s.targets); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	ses.base, err = layerwise.Load(ctx, ses.trace, ses.ck, layerwise.LoadOptions{Quant: s.quant, ComputeDType: s.dtype}, nil)
+	ses.loaded = time.Since(start)
+	runtime.GC()
+	return ses, err
+}
+
+func newAdapter(c *model.Config, rank int, targets string) (*lora.Adapter, error) {
+	a, err := lora.New(lora.Config{R: rank, Alpha: 16, Dropout: 0.1, TargetModules: strings.Split(targets, ",")}, c, 1)
+	if err != nil {
+		return nil, err
+	}
+	rng := rand.New(rand.NewPCG(3, 3))
+	for _, name := range a.Names() {
+		b := a.Modules[name].B
+		for i := range b {
+			b[i] = float32(rng.NormFloat64()) * 0.01
+		}
+	}
+	return a, nil
+}
+
+// full is a batch of random tokens without padding, all supervised.
+func full(b, s, vocab int) *batch.Batch {
+	rng := rand.New(rand.NewPCG(2, uint64(s)))
+	bt := &batch.Batch{B: b, S: s}
+	for i := range b * s {
+		id := int32(rng.IntN(vocab))
+		label := id
+		if i%s == 0 {
+			label = batch.Ignore
+		}
+		bt.IDs, bt.Labels = append(bt.IDs, id), append(bt.Labels, label)
+		bt.Positions, bt.Segments = append(bt.Positions, int32(i%s)), append(bt.Segments, 1)
+	}
+	return bt
+}
+
+// uneven has all that a real batch has: a row of two documents, a row with padding
+// behind, and labels on the second half of each document.
+func uneven(s, vocab int) *batch.Batch {
+	bt := full(2, s, vocab)
+	for i := range s {
+		if i >= s/2 {
+			bt.Segments[i], bt.Positions[i] = 2, int32(i-s/2)
+		}
+		if i%(s/2) < s/4 {
+			bt.Labels[i] = batch.Ignore
+		}
+	}
+	for i := s + s*3/4; i < 2*s; i++ {
+		bt.IDs[i], bt.Labels[i], bt.Positions[i], bt.Segments[i] = 0, batch.Ignore, 0, 0
+	}
+	return bt
+}
+
+// deviceUsed is what is in use of the first GPU's memory, 0 without a GPU.
+func deviceUsed() int64 {
+	d, err := cuda.Devices()
+	if err != nil || len(d) == 0 || d[0].FreeBytes == 0 {
+		return 0
+	}
+	return d[0].TotalBytes - d[0].FreeBytes
+}
+
+// gib is the device memory that the session's process holds, in GiB: its pool,
+// which grows in steps and is never given back, so it is the peak from above.
+func (s *session) gib() float64 { return float64(deviceUsed()-s.before) / (1 << 30) }
+
+// environment says on what all this runs.
+func environment(_ context.Context, args []string) error {
+	fs := flag.NewFlagSet("env", flag.ContinueOnError)
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	devices, err := cuda.Devices()
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		emit("env", "gpu", fmt.Sprintf("%v, driver %d", d, d.DriverVersion), map[string]float64{"free GiB": float64(d.FreeBytes) / (1 << 30)})
+	}
+	p, err := cuda.Find(cuda.CUDA)
+	if err != nil {
+		return err
+	}
+	h := cuda.Host()
+	emit("env", "plugin", p.Path+" data "+p.DataDir, nil)
+	emit("env", "host", fmt.Sprintf("%s, %d cores", h.Model, h.Cores), map[string]float64{"GiB": float64(h.TotalBytes) / (1 << 30)})
+	start := time.Now()
+	be, err := backend.Open(backend.CUDA)
+	if err != nil {
+		return err
+	}
+	emit("env", "backend", be.Description(), map[string]float64{"open s": time.Since(start).Seconds()})
+	return nil
+}
