@@ -91,7 +91,7 @@ func (c *checker) name(field, value string) {
 // Nearest returns the name that differs least from s, or "" if none is close.
 // It is what "did you mean" says.
 func Nearest(s string, names []string) string {
-	best, dist := "", 1+max(1, len(s)/3)
+	best, dist := "", min(1+max(1, len(s)/3), len(s)) // not every letter may differ
 	for _, n := range names {
 		if d := editDistance(strings.ToLower(s), strings.ToLower(n)); d < dist {
 			best, dist = n, d
