@@ -87,7 +87,7 @@ func StateDir() (string, error) {
 }
 
 func serve(o Options) error {
-	l, err := wire.Listen(o.Socket)
+	l, err := listen(o.Socket)
 	if err != nil {
 		return err
 	}
@@ -107,6 +107,26 @@ func serve(o Options) error {
 	e.Close()
 	log.Print("engine ends")
 	return err
+}
+
+// handover is how long a new engine waits for one that is about to end, which
+// first stops its runs with a checkpoint.
+const handover = 9 * time.Second
+
+// listen takes the socket. An engine that still holds it but answers no more is
+// waited for; one that answers serves both, which is wire.ErrInUse.
+func listen(socket string) (*wire.Listener, error) {
+	end := time.Now().Add(handover)
+	for {
+		l, err := wire.Listen(socket)
+		if err == nil || !errors.Is(err, wire.ErrInUse) || time.Now().After(end) {
+			return l, err
+		}
+		if _, e := wire.Ping(context.Background(), socket); !errors.Is(e, wire.ErrNoServer) {
+			return nil, err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 func (e *Engine) endWhenIdle(ctx context.Context, end func()) {
