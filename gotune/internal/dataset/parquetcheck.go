@@ -1,16 +1,9 @@
 package dataset
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"io"
-
-	"github.com/andybalholm/brotli"
-	"github.com/klauspost/compress/snappy"
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 )
 
 // Limits of a Parquet file. A real writer stays far below all of them.
@@ -26,6 +19,7 @@ const (
 type parquetChunk struct {
 	codec, values, compressed, uncompressed int64
 	data, dict                              int64 // offsets; dict 0: none
+	rep, def                                bool  // whether v1 pages hold such levels
 }
 
 // checkParquet compares every size in the footer with the file, before a decoder
@@ -65,9 +59,12 @@ func checkParquet(r io.ReaderAt, path string, size int64) (groups [][]parquetChu
 func footerGroups(b []byte) ([][]parquetChunk, error) {
 	t := &thriftReader{b: b}
 	var groups [][]parquetChunk
+	var leaves []parquetChunk
 	var rows, groupRows int64
 	err := t.fields(0, func(id int, typ byte) (err error) {
 		switch {
+		case id == 2 && typ == thriftList:
+			leaves, err = schemaLeaves(t)
 		case id == 3 && typ == thriftI64:
 			rows, err = t.int()
 		case id == 4 && typ == thriftList:
@@ -98,7 +95,69 @@ func footerGroups(b []byte) ([][]parquetChunk, error) {
 	if rows < 0 || rows != groupRows {
 		return nil, fmt.Errorf("%d rows in all and %d in its groups", rows, groupRows)
 	}
+	for _, g := range groups {
+		if len(g) != len(leaves) {
+			return nil, fmt.Errorf("%d columns in a group and %d in the schema", len(g), len(leaves))
+		}
+		for i := range g {
+			g[i].rep, g[i].def = leaves[i].rep, leaves[i].def
+		}
+	}
 	return groups, nil
+}
+
+// schemaLeaves walks the schema, a tree written depth first, and says of each
+// leaf whether it or a group above it repeats or may be missing.
+func schemaLeaves(t *thriftReader) ([]parquetChunk, error) {
+	n, elem, err := t.list()
+	if err != nil || n == 0 || elem != thriftStruct {
+		return nil, errThrift
+	}
+	type group struct {
+		left     int64
+		rep, def bool
+	}
+	var leaves []parquetChunk
+	var open []group
+	for i := range n {
+		var children, repetition int64
+		err := t.fields(1, func(id int, typ byte) (err error) {
+			switch {
+			case id == 3 && typ == thriftI32:
+				repetition, err = t.int()
+			case id == 5 && typ == thriftI32:
+				children, err = t.int()
+			default:
+				return t.skip(typ, 1)
+			}
+			return err
+		})
+		if err != nil || children < 0 || len(open) > maxDepth {
+			return nil, errThrift
+		}
+		g := group{left: children}
+		if i > 0 {
+			if len(open) == 0 {
+				return nil, errThrift
+			}
+			up := &open[len(open)-1]
+			up.left--
+			g.rep, g.def = up.rep || repetition == 2, up.def || repetition != 0
+			if children == 0 {
+				leaves = append(leaves, parquetChunk{rep: g.rep, def: g.def})
+			}
+		}
+		if children > 0 {
+			open = append(open, g)
+		}
+		for len(open) > 0 && open[len(open)-1].left == 0 {
+			open = open[:len(open)-1]
+		}
+	}
+	if len(open) > 0 {
+		return nil, errThrift
+	}
+	return leaves, nil
 }
 
 // rowGroup walks one RowGroup and returns its number of rows.
@@ -226,7 +285,7 @@ func checkChunk(r io.ReaderAt, end int64, c parquetChunk, page *[]byte) error {
 		if p.levels < 0 || p.levels > p.compressed {
 			return fmt.Errorf("a page at %d with levels of %d bytes", at, p.levels)
 		}
-		if err := checkPageData(r, at, c.codec, p, page); err != nil {
+		if err := checkPageData(r, at, c, p, page); err != nil {
 			return err
 		}
 		at += p.compressed
@@ -237,66 +296,12 @@ func checkChunk(r io.ReaderAt, end int64, c parquetChunk, page *[]byte) error {
 	return nil
 }
 
-// checkPageData decompresses a page to nowhere, at most to the length its header
-// announces. The decoders trust lengths inside the data, or go on for as long as
-// the data do.
-func checkPageData(r io.ReaderAt, at, codec int64, p pageHeader, page *[]byte) error {
-	n, want := p.compressed-p.levels, p.uncompressed-p.levels // levels of a v2 page are not compressed
-	if codec == 0 || n == 0 || p.plain {
-		return nil
-	}
-	if want < 0 {
-		return fmt.Errorf("a page at %d with %d bytes and levels of %d", at, p.uncompressed, p.levels)
-	}
-	if int64(cap(*page)) < n {
-		*page = make([]byte, n)
-	}
-	data := (*page)[:n]
-	if _, err := r.ReadAt(data, at+p.levels); err != nil {
-		return err
-	}
-	got, err := plainLength(codec, data, want)
-	if err != nil || got != want {
-		return fmt.Errorf("a page at %d whose data are not the %d bytes it announces (%d, %v)", at, want, got, err)
-	}
-	return nil
-}
-
-// plainLength is the length of compressed data, or limit+1 if they are longer.
-func plainLength(codec int64, data []byte, limit int64) (int64, error) {
-	var in io.Reader = bytes.NewReader(data)
-	switch codec {
-	case 1: // snappy says its length, and its decoder makes sure of it
-		n, err := snappy.DecodedLen(data)
-		return int64(n), err
-	case 2:
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return 0, err
-		}
-		in = z
-	case 4:
-		in = brotli.NewReader(in)
-	case 6:
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return 0, err
-		}
-		defer z.Close()
-		in = z
-	case 7: // lz4 without frame
-		n, err := lz4.UncompressBlock(data, make([]byte, limit))
-		return int64(n), err
-	default:
-		return 0, fmt.Errorf("the codec %d, which is not supported", codec)
-	}
-	return io.Copy(io.Discard, io.LimitReader(in, limit+1))
-}
-
 // A pageHeader is what bounds the memory of a page.
 type pageHeader struct {
 	compressed, uncompressed, values, levels int64
 	dict                                     bool
+	encoding                                 int64
+	v2                                       bool
 	plain                                    bool // a v2 page that says it is not compressed
 }
 
@@ -330,17 +335,21 @@ func parsePageHeader(t *thriftReader) (p pageHeader, err error) {
 		case (id == 5 || id == 7 || id == 8) && typ == thriftStruct:
 			p.dict = id == 7
 			v2 := id == 8
+			p.v2 = v2
 			return t.fields(1, func(id int, typ byte) error {
 				if v2 && id == 7 && (typ == thriftTrue || typ == thriftFalse) {
 					p.plain = typ == thriftFalse
 					return nil
 				}
-				if typ != thriftI32 || (id != 1 && !(v2 && (id == 5 || id == 6))) {
+				isEncoding := id == 2 && !v2 || id == 4 && v2
+				if typ != thriftI32 || (id != 1 && !isEncoding && !(v2 && (id == 5 || id == 6))) {
 					return t.skip(typ, 1)
 				}
 				n, err := t.int()
 				if id == 1 {
 					p.values = n
+				} else if isEncoding {
+					p.encoding = n
 				} else if n < 0 {
 					return errThrift
 				} else {
