@@ -160,6 +160,9 @@ func (r *jsonRows) element() error {
 		if len(r.buf) >= maxRow {
 			return &Error{Op: "read", Object: r.object(), Found: fmt.Sprintf("a row of more than %d MiB", maxRow>>20), Kind: ErrTooLarge, Next: "cut the row into several"}
 		}
+		if depth == 0 && !inString && len(r.buf) > 0 && (c == ',' || c == ']') {
+			return r.b.UnreadByte() // a number or a word in an array
+		}
 		r.buf = append(r.buf, c)
 		switch {
 		case inString:
@@ -169,7 +172,9 @@ func (r *jsonRows) element() error {
 			case c == '\\':
 				escaped = true
 			case c == '"':
-				inString = false
+				if inString = false; depth == 0 {
+					return nil
+				}
 			case c == '\n':
 				return corrupt(r.object(), "the line ends inside a string", "a whole JSON object on the line")
 			}
