@@ -175,6 +175,9 @@ func (l *model) describe(dir, commit, backendName, dtype string) {
 		s := &l.info.Tensors[i]
 		s.Count, s.Params, s.Bytes = s.Count+1, s.Params+params, s.Bytes+t.Bytes
 	}
+	if n := l.base.Resident(); n > 0 {
+		l.info.Tensors = append(l.info.Tensors, gotune.TensorInfo{Name: "(the 4-bit layers unpacked, kept where memory is plenty)", HeldAs: dtype, Bytes: n})
+	}
 }
 
 func (l *model) tokenizerInfo() gotune.TokenizerInfo {
