@@ -177,6 +177,7 @@ type notebook struct {
 	back     chan struct{} // a value for each answer; nil when gonbui reads them
 	syncs    int
 	displays int
+	typed    bool // the types' definitions were sent
 	unsynced bool
 	dead     bool
 }
@@ -215,9 +216,6 @@ func openNotebook(outPath, backPath string) (*notebook, error) {
 		}
 		n.back = make(chan struct{}, 16)
 		go n.readBack(back)
-	}
-	if _, err := out.Write(gobTypes()); err != nil {
-		return nil, err
 	}
 	return n, nil
 }
@@ -288,6 +286,10 @@ func (n *notebook) send(b []byte) bool {
 	defer n.mu.Unlock()
 	if n.dead {
 		return false
+	}
+	if !n.typed { // definitions with no value after them would be an error to GoNB
+		n.typed = true
+		b = append(gobTypes(), b...)
 	}
 	if _, err := n.out.Write(b); err != nil {
 		n.dead = true
