@@ -37,7 +37,7 @@ func (t table) html() string {
 			style += ";white-space:nowrap" // the names of facts
 		}
 		if t.wrap {
-			style += ";white-space:pre-wrap;vertical-align:top;max-width:44em"
+			style += ";white-space:pre-wrap;overflow-wrap:anywhere;vertical-align:top;max-width:44em"
 		}
 		b.WriteString("<" + tag + ` style="` + style + `">` + escape(text) + "</" + tag + ">")
 	}
