@@ -32,11 +32,7 @@ const documentSize = 2200
 const glossaryTurns = 3
 
 // makeCorpus renders the packages and manuals as documents, in a fixed shuffled order.
-func makeCorpus(root string, pkgs []*pkg, rows []row, seed uint64) ([]document, error) {
-	asked := map[string]bool{}
-	for _, r := range rows {
-		asked[r.Package+" "+r.Symbol] = true
-	}
+func makeCorpus(root string, pkgs []*pkg, asked map[string]bool, seed uint64) ([]document, error) {
 	var docs []document
 	var entries []string
 	seen := map[string]bool{}
@@ -53,7 +49,7 @@ func makeCorpus(root string, pkgs []*pkg, rows []row, seed uint64) ([]document, 
 			docs = appendDocuments(docs, "reference", p.Path, held, reference(p))
 			entries = append(entries, glossary(p)...)
 		}
-		docs = append(docs, exchanges(p, asked, held, seed)...)
+		docs = append(docs, exchanges(p, asked, held, plainStyle, seed)...)
 	}
 	r := rand.New(rand.NewPCG(seed, 1))
 	for range glossaryTurns {
@@ -67,6 +63,23 @@ func makeCorpus(root string, pkgs []*pkg, rows []row, seed uint64) ([]document, 
 	docs = append(docs, manuals...)
 	r.Shuffle(len(docs), func(i, j int) { docs[i], docs[j] = docs[j], docs[i] })
 	return docs, nil
+}
+
+// secondStage is what pretraining ends with: of the corpus all but most comments
+// of source files, and exchanges of the public names between tags.
+func secondStage(corpus []document, pkgs []*pkg, asked map[string]bool, seed uint64) []document {
+	var docs []document
+	for i, d := range corpus {
+		if !d.heldOut && (d.Kind != "source" || i%4 == 0) {
+			docs = append(docs, d)
+		}
+	}
+	for _, p := range pkgs {
+		if p.Public {
+			docs = append(docs, exchanges(p, asked, false, taggedStyle, seed)...)
+		}
+	}
+	return docs
 }
 
 // heldOut picks about one in forty of the packages users can't import, to
@@ -221,20 +234,18 @@ func markdown(s string) []string {
 	return out
 }
 
-// writeCorpus writes train.jsonl and heldout.jsonl, a document a line.
-func writeCorpus(dir string, docs []document) error {
+// writeCorpus writes train.jsonl, second.jsonl and heldout.jsonl, a document a line.
+func writeCorpus(dir string, docs, second []document) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, split := range []struct {
-		name string
-		held bool
-	}{{"train.jsonl", false}, {"heldout.jsonl", true}} {
-		if err := writeDocuments(filepath.Join(dir, split.name), docs, split.held); err != nil {
-			return err
-		}
+	if err := writeDocuments(filepath.Join(dir, "train.jsonl"), docs, false); err != nil {
+		return err
 	}
-	return nil
+	if err := writeDocuments(filepath.Join(dir, "second.jsonl"), second, false); err != nil {
+		return err
+	}
+	return writeDocuments(filepath.Join(dir, "heldout.jsonl"), docs, true)
 }
 
 func writeDocuments(path string, docs []document, held bool) (err error) {

@@ -15,27 +15,50 @@ var plainQuestions = map[string][]string{
 	"type":   {"what is meant by %q?", "what is the purpose of the type %q?", "what is %q?", "explain the type %q", "tell us about %q"},
 }
 
-// Layouts of an exchange: %s the question, then the answer.
-var layouts = []string{
-	"Question: %s\nAnswer: %s",
-	"Q: %s\nA: %s",
-	"## %s\n\n%s",
-	"Reader: %s\nGopher: %s",
-	"<q> %s </q> %s",
+// A style is how exchanges are laid out.
+type style struct {
+	layouts []string // %s the question, then the answer
+	counts  []int    // exchanges per document, chosen by the first name's hash
+	turns   int      // wordings of each public name; other names have one
+	seed    uint64
 }
 
-// Exchanges per document, chosen by the first name's hash. Many documents hold one, so
-// that the end of a document is known as what may follow an answer.
-var exchangeCounts = []int{1, 1, 2, 3, 12}
+// plainStyle is that of the corpus. Many documents hold one exchange, so that the
+// end of a document is known as what may follow an answer.
+var plainStyle = style{
+	layouts: []string{
+		"Question: %s\nAnswer: %s",
+		"Q: %s\nA: %s",
+		"## %s\n\n%s",
+		"Reader: %s\nGopher: %s",
+		"<q> %s </q> %s",
+	},
+	counts: []int{1, 1, 2, 3, 12},
+	turns:  3,
+}
+
+// taggedStyle is that of the second stage: the question between an opening and a
+// closing tag. Documents go on with further questions more often than they end.
+var taggedStyle = style{
+	layouts: []string{
+		"<user> %s </user> %s",
+		"{ask} %s {/ask} %s",
+		"(q) %s (/q) %s",
+		"|in| %s |/in| %s",
+		"<q> %s </q> %s",
+	},
+	counts: []int{2, 3, 4, 6, 12},
+	turns:  5,
+	seed:   17,
+}
 
 // exchanges renders names that the data set does not ask about as questions and
-// answers: public names in three wordings, others in one. The exchanges of a
-// document share a layout.
-func exchanges(p *pkg, asked map[string]bool, held bool, seed uint64) []document {
+// answers. The exchanges of a document share a layout.
+func exchanges(p *pkg, asked map[string]bool, held bool, st style, seed uint64) []document {
 	var docs []document
 	turns := 1
 	if p.Public {
-		turns = 3
+		turns = st.turns
 	}
 	for turn := range turns {
 		var parts []string
@@ -51,10 +74,10 @@ func exchanges(p *pkg, asked map[string]bool, held bool, seed uint64) []document
 			if a == "" || asked[s.Package+" "+s.Name] {
 				continue
 			}
-			h := hashed(s, seed, turn)
+			h := hashed(s, seed+st.seed, turn)
 			if room == 0 {
 				flush()
-				layout, room = layouts[h%uint64(len(layouts))], exchangeCounts[h/8%uint64(len(exchangeCounts))]
+				layout, room = st.layouts[h%uint64(len(st.layouts))], st.counts[h/8%uint64(len(st.counts))]
 			}
 			forms := plainQuestions[s.Kind]
 			q := fill(forms[h/64%uint64(len(forms))], s)

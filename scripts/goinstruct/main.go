@@ -16,7 +16,8 @@
 // and as an entry of a glossary in mixed order. Names that the data set does not
 // ask about appear as exchanges of question and answer too, in several forms of plain
 // text. Names that it does ask about, in training or held-out rows, are left out of
-// those. So a model pretrained on the corpus knows the facts of both splits, as base
+// those. (second.jsonl, for the end of pretraining, has exchanges in more forms
+// and fewer comments.) So a model pretrained on the corpus knows the facts of both splits, as base
 // models do, and has seen neither the data set's questions nor its [INST] form.
 package main
 
@@ -59,9 +60,13 @@ func run(corpus, dataset string, train, heldout int, seed uint64) error {
 	if err := writeDataset(dataset, root, rows); err != nil {
 		return err
 	}
-	docs, err := makeCorpus(root, pkgs, rows, seed)
+	asked := map[string]bool{}
+	for _, r := range rows {
+		asked[r.Package+" "+r.Symbol] = true
+	}
+	docs, err := makeCorpus(root, pkgs, asked, seed)
 	if err != nil {
 		return err
 	}
-	return writeCorpus(corpus, docs)
+	return writeCorpus(corpus, docs, secondStage(docs, pkgs, asked, seed))
 }

@@ -14,10 +14,10 @@ import (
 
 // A token file is a run of little-endian uint16 ids. Each document is
 // <s> text </s>, so the ids themselves say where documents begin.
-const (
-	trainFile   = "train.u16"
-	heldOutFile = "heldout.u16"
-)
+const tokenSuffix = ".u16"
+
+// heldOutFile is the token file that the held-out loss is measured on.
+const heldOutFile = "heldout" + tokenSuffix
 
 // prepare writes the token files of the corpus.
 func prepare(corpus, tokenizer, out string) error {
@@ -31,8 +31,9 @@ func prepare(corpus, tokenizer, out string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	for from, to := range map[string]string{"train.jsonl": trainFile, "heldout.jsonl": heldOutFile} {
-		ids, bytes, err := tokenize(tok, filepath.Join(corpus, from))
+	for _, name := range []string{"train", "second", "heldout"} {
+		to := name + tokenSuffix
+		ids, bytes, err := tokenize(tok, filepath.Join(corpus, name+".jsonl"))
 		if err != nil {
 			return err
 		}

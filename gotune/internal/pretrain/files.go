@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gotune/gotune/gotune/internal/model"
@@ -29,6 +30,8 @@ func configJSON(s shape, vocab int) ([]byte, error) {
 		"bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "bfloat16",
 	})
 }
+
+const modelFile = "model.safetensors"
 
 // initialScale is the standard deviation of fresh weights.
 const initialScale = 0.03
@@ -91,7 +94,7 @@ func writeModel(dir string, s shape, cfg *model.Config, weights map[string][]flo
 		}
 		ts = append(ts, t)
 	}
-	if err := safetensors.Write(filepath.Join(dir, "model.safetensors"), ts, map[string]string{"format": "pt"}); err != nil {
+	if err := safetensors.Write(filepath.Join(dir, modelFile), ts, map[string]string{"format": "pt"}); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o644); err != nil {
@@ -132,19 +135,32 @@ func readState(path string, specs []safetensors.Spec) (step int, groups [3]map[s
 		return 0, groups, fmt.Errorf("resume from %s: it does not say its step; delete it to start anew", path)
 	}
 	for g, prefix := range []string{"", firstMoment, secondMoment} {
-		groups[g] = map[string][]float32{}
-		for _, spec := range specs {
-			t, err := f.Tensor(prefix + spec.Name)
-			if err != nil {
-				return 0, groups, err
-			}
-			if size(t.Shape) != size(spec.Shape) {
-				return 0, groups, fmt.Errorf("resume from %s: %s has shape %v, this run's is %v; delete the file to start anew", path, t.Name, t.Shape, spec.Shape)
-			}
-			if groups[g][spec.Name], err = t.Float32(); err != nil {
-				return 0, groups, err
-			}
+		if groups[g], err = readWeights(path, prefix, specs); err != nil {
+			return 0, groups, err
 		}
 	}
 	return step, groups, nil
+}
+
+// readWeights reads the tensors of specs, each name behind prefix, from a file.
+func readWeights(path, prefix string, specs []safetensors.Spec) (map[string][]float32, error) {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out := map[string][]float32{}
+	for _, spec := range specs {
+		t, err := f.Tensor(prefix + spec.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Equal(t.Shape, spec.Shape) {
+			return nil, fmt.Errorf("read %s: %s has shape %v, this run's is %v; name another file or set the shape flags", path, t.Name, t.Shape, spec.Shape)
+		}
+		if out[spec.Name], err = t.Float32(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

@@ -5,8 +5,10 @@
 //	go run ./scripts/goinstruct -corpus out/corpus -dataset notebooks/embedded/go-instruct
 //	python scripts/tokenizer_train.py out/corpus/train.jsonl notebooks/embedded/gopher-5m
 //	go run ./gotune/internal/pretrain prepare -corpus out/corpus -tokenizer notebooks/embedded/gopher-5m -data out/pretrain
-//	go run ./gotune/internal/pretrain train -data out/pretrain -tokenizer notebooks/embedded/gopher-5m -out notebooks/embedded/gopher-5m
+//	go run ./gotune/internal/pretrain train -data out/pretrain -tokenizer notebooks/embedded/gopher-5m -out out/stage1
+//	go run ./gotune/internal/pretrain train -documents second -from out/stage1 … -out notebooks/embedded/gopher-5m
 //
+// scripts/pretrain runs all of that with the settings the embedded model has.
 // prepare turns the corpus into token files; train runs on the backend that
 // -backend names, a GPU for the real run (minutes) or the CPU to try it with
 // few -steps. It is gotune's own code throughout: the reference graph of package
@@ -39,6 +41,7 @@ func main() {
 // settings are the run's parameters, as flags set them.
 type settings struct {
 	corpus, data, tokenizer, out, state, backend string
+	documents, from                              string
 	rows, length, steps, warmup                  int
 	every                                        int
 	rate, floor, decay, beta2, clip, dropout     float64
@@ -74,6 +77,8 @@ func command(ctx context.Context, args []string) error {
 func (s *settings) trainFlags(fs *flag.FlagSet) {
 	fs.StringVar(&s.out, "out", "out/gopher-5m", "folder for the model")
 	fs.StringVar(&s.state, "state", "", "file for the whole training state at every -every steps; if it exists, the run continues from it")
+	fs.StringVar(&s.documents, "documents", "train", "token file to train on: train, or second for the second stage")
+	fs.StringVar(&s.from, "from", "", "folder of a model whose weights to start from; empty for random weights")
 	fs.StringVar(&s.backend, "backend", "auto", "xla:cuda, xla:cpu, go or auto")
 	fs.IntVar(&s.rows, "rows", 64, "rows a step")
 	fs.IntVar(&s.length, "length", 512, "tokens a row")

@@ -99,7 +99,7 @@ func newTrainer(s settings) (*trainer, error) {
 
 func (t *trainer) loadData() error {
 	eos, _ := t.tok.EOS()
-	docs, err := documents(filepath.Join(t.data, trainFile), eos)
+	docs, err := documents(filepath.Join(t.data, t.documents+tokenSuffix), eos)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,9 @@ func (t *trainer) loadValues() error {
 		return err
 	}
 	if groups[0] == nil {
-		groups[0] = freshWeights(t.cfg, t.seed)
+		if groups[0], err = t.startWeights(); err != nil {
+			return err
+		}
 	}
 	for _, group := range groups {
 		for _, spec := range t.specs {
@@ -137,6 +139,14 @@ func (t *trainer) loadValues() error {
 		t.done++
 	}
 	return nil
+}
+
+// startWeights are those of the model -from names, or random ones.
+func (t *trainer) startWeights() (map[string][]float32, error) {
+	if t.from == "" {
+		return freshWeights(t.cfg, t.seed), nil
+	}
+	return readWeights(filepath.Join(t.from, modelFile), "", t.specs)
 }
 
 func (t *trainer) names() []string {
