@@ -19,7 +19,7 @@ const (
 type parquetChunk struct {
 	codec, values, compressed, uncompressed int64
 	data, dict                              int64 // offsets; dict 0: none
-	rep, def                                bool  // whether v1 pages hold such levels
+	rep, def                                int   // largest levels
 }
 
 // checkParquet compares every size in the footer with the file, before a decoder
@@ -107,7 +107,7 @@ func footerGroups(b []byte) ([][]parquetChunk, error) {
 }
 
 // schemaLeaves walks the schema, a tree written depth first, and says of each
-// leaf whether it or a group above it repeats or may be missing.
+// leaf how large its levels can be.
 func schemaLeaves(t *thriftReader) ([]parquetChunk, error) {
 	n, elem, err := t.list()
 	if err != nil || n == 0 || elem != thriftStruct {
@@ -115,7 +115,7 @@ func schemaLeaves(t *thriftReader) ([]parquetChunk, error) {
 	}
 	type group struct {
 		left     int64
-		rep, def bool
+		rep, def int
 	}
 	var leaves []parquetChunk
 	var open []group
@@ -142,7 +142,13 @@ func schemaLeaves(t *thriftReader) ([]parquetChunk, error) {
 			}
 			up := &open[len(open)-1]
 			up.left--
-			g.rep, g.def = up.rep || repetition == 2, up.def || repetition != 0
+			g.rep, g.def = up.rep, up.def
+			if repetition != 0 { // optional or repeated
+				g.def++
+			}
+			if repetition == 2 {
+				g.rep++
+			}
 			if children == 0 {
 				leaves = append(leaves, parquetChunk{rep: g.rep, def: g.def})
 			}
@@ -238,9 +244,9 @@ func (c parquetChunk) ratio() int64 {
 
 // checkGroup checks the pages of a row group before they are decoded.
 func checkGroup(r io.ReaderAt, end int64, chunks []parquetChunk) error {
-	var page []byte
+	var b pageBuffers
 	for _, c := range chunks {
-		if err := checkChunk(r, end, c, &page); err != nil {
+		if err := checkChunk(r, end, c, &b); err != nil {
 			return err
 		}
 	}
@@ -248,8 +254,8 @@ func checkGroup(r io.ReaderAt, end int64, chunks []parquetChunk) error {
 }
 
 // checkChunk walks the pages of a column chunk: their headers, and the lengths
-// that compressed data really have. page is a buffer to use again.
-func checkChunk(r io.ReaderAt, end int64, c parquetChunk, page *[]byte) error {
+// and counts that the data themselves have.
+func checkChunk(r io.ReaderAt, end int64, c parquetChunk, b *pageBuffers) error {
 	at := c.data
 	if c.dict > 0 && c.dict < at {
 		at = c.dict
@@ -282,10 +288,10 @@ func checkChunk(r io.ReaderAt, end int64, c parquetChunk, page *[]byte) error {
 		if !p.dict {
 			values += p.values
 		}
-		if p.levels < 0 || p.levels > p.compressed {
+		if p.levels < 0 || p.levels > p.compressed || p.repBytes > p.levels {
 			return fmt.Errorf("a page at %d with levels of %d bytes", at, p.levels)
 		}
-		if err := checkPageData(r, at, c, p, page); err != nil {
+		if err := b.checkData(r, at, c, p); err != nil {
 			return err
 		}
 		at += p.compressed
@@ -301,6 +307,7 @@ type pageHeader struct {
 	compressed, uncompressed, values, levels int64
 	dict                                     bool
 	encoding                                 int64
+	repBytes                                 int64 // of v2, first part of levels
 	v2                                       bool
 	plain                                    bool // a v2 page that says it is not compressed
 }
@@ -354,6 +361,9 @@ func parsePageHeader(t *thriftReader) (p pageHeader, err error) {
 					return errThrift
 				} else {
 					p.levels += n
+					if id == 6 {
+						p.repBytes = n
+					}
 				}
 				return err
 			})

@@ -17,48 +17,165 @@ import (
 // Encodings of a page's values whose own counts decide about memory
 // (parquet.thrift, enum Encoding).
 const (
+	plainDictionary   = 2
+	runLength         = 3
 	deltaBinaryPacked = 5
 	deltaLengths      = 6
 	deltaByteArray    = 7
+	rleDictionary     = 8
 )
 
-// checkPageData decompresses a page, at most to the length its header announces,
-// and checks the counts inside. The decoders trust lengths in the data, or go on
-// for as long as the data do.
-func checkPageData(r io.ReaderAt, at int64, c parquetChunk, p pageHeader, page *[]byte) error {
-	n, want := p.compressed-p.levels, p.uncompressed-p.levels // levels of a v2 page are not compressed
-	delta := p.encoding >= deltaBinaryPacked && p.encoding <= deltaByteArray && !p.dict
-	packed := c.codec != 0 && !p.plain
-	if n == 0 || (!packed && !delta) {
-		return nil
-	}
+// pageBuffers are used again from page to page.
+type pageBuffers struct {
+	packed []byte
+	plain  bytes.Buffer
+}
+
+// checkData decompresses a page, at most to the length its header announces, and
+// checks the counts inside. The decoders trust lengths in the data, or go on for
+// as long as the data do.
+func (b *pageBuffers) checkData(r io.ReaderAt, at int64, c parquetChunk, p pageHeader) error {
+	bad := func(err error) error { return fmt.Errorf("a page at %d: %w", at, err) }
+	want := p.uncompressed - p.levels // levels of a v2 page are not compressed
 	if want < 0 {
-		return fmt.Errorf("a page at %d with %d bytes and levels of %d", at, p.uncompressed, p.levels)
+		return bad(errCounts)
 	}
-	if int64(cap(*page)) < n {
-		*page = make([]byte, n)
+	if int64(cap(b.packed)) < p.compressed {
+		b.packed = make([]byte, p.compressed)
 	}
-	data := (*page)[:n]
-	if _, err := r.ReadAt(data, at+p.levels); err != nil {
+	data := b.packed[:p.compressed]
+	if _, err := r.ReadAt(data, at); err != nil {
 		return err
 	}
-	var plain bytes.Buffer
-	if packed {
-		var to io.Writer = io.Discard
-		if delta {
-			to = &plain
-		}
-		got, err := unpack(to, c.codec, data, want)
+	levels, data := data[:p.levels], data[p.levels:]
+	if c.codec != 0 && !p.plain && len(data) > 0 {
+		b.plain.Reset()
+		got, err := unpack(&b.plain, c.codec, data, want)
 		if err != nil || got != want {
 			return fmt.Errorf("a page at %d whose data are not the %d bytes it announces (%d, %v)", at, want, got, err)
 		}
-		data = plain.Bytes()
+		data = b.plain.Bytes()
 	}
-	if !delta {
-		return nil
+	if p.dict {
+		return nil // plain values: the decoder's memory is that of the data
 	}
-	if err := checkDelta(data, c, p); err != nil {
-		return fmt.Errorf("a page at %d: %w", at, err)
+	data, err := checkLevels(levels, data, c, p)
+	if err == nil && len(data) > 0 {
+		err = checkValues(data, p)
+	}
+	if err != nil {
+		return bad(err)
+	}
+	return nil
+}
+
+var errCounts = errors.New("counts in the data that contradict the page's header")
+
+// checkLevels checks a page's levels and returns the data after them. In a v1
+// page they come first in the data, each with its length.
+func checkLevels(levels, data []byte, c parquetChunk, p pageHeader) ([]byte, error) {
+	if p.v2 {
+		if err := checkRuns(levels[:p.repBytes], c.rep, p.values); err != nil {
+			return nil, err
+		}
+		return data, checkRuns(levels[p.repBytes:], c.def, p.values)
+	}
+	for _, most := range []int{c.rep, c.def} {
+		if most == 0 {
+			continue
+		}
+		runs, rest, ok := lengthPrefixed(data)
+		if !ok {
+			return nil, errCounts
+		}
+		if err := checkRuns(runs, most, p.values); err != nil {
+			return nil, err
+		}
+		data = rest
+	}
+	return data, nil
+}
+
+// lengthPrefixed cuts off a part that starts with its length in four bytes.
+func lengthPrefixed(b []byte) (part, rest []byte, ok bool) {
+	if len(b) < 4 {
+		return nil, nil, false
+	}
+	n := uint64(binary.LittleEndian.Uint32(b))
+	if n > uint64(len(b)-4) {
+		return nil, nil, false
+	}
+	return b[4 : 4+n], b[4+n:], true
+}
+
+// checkValues checks the counts of the encodings that have their own.
+func checkValues(data []byte, p pageHeader) error {
+	switch p.encoding {
+	case plainDictionary, rleDictionary:
+		if data[0] > 32 {
+			return errCounts
+		}
+		return checkRunsOf(data[1:], int(data[0]), p.values)
+	case runLength: // booleans
+		runs, _, ok := lengthPrefixed(data)
+		if !ok {
+			return errCounts
+		}
+		return checkRunsOf(runs, 1, p.values)
+	case deltaBinaryPacked, deltaLengths, deltaByteArray:
+		return checkDelta(data, p)
+	}
+	return nil
+}
+
+// checkRuns checks levels of 0 to most.
+func checkRuns(b []byte, most int, values int64) error {
+	width := 0
+	for ; most > 0; most >>= 1 {
+		width++
+	}
+	return checkRunsOf(b, width, values)
+}
+
+// checkRunsOf walks the runs of the RLE and bit-packing hybrid: together they may
+// be as many as the page's values, and some to fill the last group. See
+// Encodings.md of the Parquet format.
+func checkRunsOf(b []byte, width int, values int64) error {
+	const fill = 512
+	t := &thriftReader{b: b} // the same varints
+	var count uint64
+	for t.pos < len(b) && count < uint64(values) {
+		head, err := t.uvarint()
+		if err != nil {
+			return errCounts
+		}
+		n, size := head>>1, uint64(width+7)/8
+		if head&1 == 1 { // groups of eight
+			if n > uint64(len(b)) && width > 0 || n > maxPageValues {
+				return errCounts
+			}
+			n, size = 8*n, n*uint64(width)
+		}
+		if size > uint64(len(b)-t.pos) {
+			size = uint64(len(b) - t.pos) // some writers cut the last group short
+		}
+		t.pos += int(size)
+		if count += n; n > uint64(values)+fill || count > uint64(values)+fill {
+			return errCounts
+		}
+	}
+	if t.pos < len(b) { // more runs than values: let no decoder follow them
+		return checkTail(b[t.pos:])
+	}
+	return nil
+}
+
+// checkTail allows only zero bytes after the last run.
+func checkTail(b []byte) error {
+	for _, c := range b {
+		if c != 0 {
+			return errCounts
+		}
 	}
 	return nil
 }
@@ -70,7 +187,7 @@ func unpack(to io.Writer, codec int64, data []byte, limit int64) (int64, error) 
 	switch codec {
 	case 1: // its decoder trusts the length at the start
 		n, err := snappy.DecodedLen(data)
-		if err != nil || int64(n) != limit || to == io.Discard {
+		if err != nil || int64(n) != limit {
 			return int64(n), err
 		}
 		b, err := snappy.Decode(nil, data)
@@ -106,29 +223,9 @@ func unpack(to io.Writer, codec int64, data []byte, limit int64) (int64, error) 
 	return io.Copy(to, io.LimitReader(in, limit+1))
 }
 
-var errDelta = errors.New("delta-encoded values that contradict the page's header")
-
 // checkDelta decodes the counts and lengths of a delta-encoded page: they, and
 // not the header, decide how much memory the decoder sets aside.
-func checkDelta(data []byte, c parquetChunk, p pageHeader) error {
-	if !p.v2 { // the levels come first, each with its length
-		for _, has := range []bool{c.rep, c.def} {
-			if !has {
-				continue
-			}
-			if len(data) < 4 {
-				return errDelta
-			}
-			n := int64(binary.LittleEndian.Uint32(data))
-			if n > int64(len(data)-4) {
-				return errDelta
-			}
-			data = data[4+n:]
-		}
-	}
-	if len(data) == 0 {
-		return nil // all null
-	}
+func checkDelta(data []byte, p pageHeader) error {
 	first, rest, err := decodeDelta(data, p.values)
 	if err != nil || p.encoding == deltaBinaryPacked {
 		return err
@@ -139,7 +236,7 @@ func checkDelta(data []byte, c parquetChunk, p pageHeader) error {
 	}
 	suffixes, rest, err := decodeDelta(rest, p.values)
 	if err != nil || len(suffixes) != len(first) {
-		return errDelta
+		return errCounts
 	}
 	if _, err := sumLengths(suffixes, int64(len(rest))); err != nil {
 		return err
@@ -147,11 +244,11 @@ func checkDelta(data []byte, c parquetChunk, p pageHeader) error {
 	var last, total int64 // a value is the start of the one before and a suffix
 	for i, prefix := range first {
 		if prefix < 0 || prefix > last {
-			return errDelta
+			return errCounts
 		}
 		last = prefix + suffixes[i]
 		if total += last; total > maxPageBytes {
-			return errDelta
+			return errCounts
 		}
 	}
 	return nil
@@ -161,7 +258,7 @@ func checkDelta(data []byte, c parquetChunk, p pageHeader) error {
 func sumLengths(lengths []int64, limit int64) (sum int64, err error) {
 	for _, n := range lengths {
 		if n < 0 || n > limit-sum {
-			return 0, errDelta
+			return 0, errCounts
 		}
 		sum += n
 	}
@@ -177,10 +274,10 @@ func decodeDelta(b []byte, limit int64) (values []int64, rest []byte, err error)
 	count, err3 := t.uvarint()
 	value, err4 := t.int()
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return nil, nil, errDelta
+		return nil, nil, errCounts
 	}
 	if block == 0 || block > 1<<20 || block%128 != 0 || minis == 0 || minis > block/32 || block%minis != 0 || block/minis%32 != 0 || count > uint64(limit) {
-		return nil, nil, errDelta
+		return nil, nil, errCounts
 	}
 	perMini := int(block / minis)
 	if count > 0 {
@@ -189,7 +286,7 @@ func decodeDelta(b []byte, limit int64) (values []int64, rest []byte, err error)
 	for uint64(len(values)) < count {
 		minDelta, err := t.int()
 		if err != nil || len(t.b)-t.pos < int(minis) {
-			return nil, nil, errDelta
+			return nil, nil, errCounts
 		}
 		widths := t.b[t.pos : t.pos+int(minis)]
 		t.pos += int(minis)
@@ -199,7 +296,7 @@ func decodeDelta(b []byte, limit int64) (values []int64, rest []byte, err error)
 			}
 			n := perMini * int(w) / 8
 			if w > 64 || n > len(t.b)-t.pos {
-				return nil, nil, errDelta
+				return nil, nil, errCounts
 			}
 			for i := 0; i < perMini && uint64(len(values)) < count; i++ {
 				value += minDelta + int64(bits(t.b[t.pos:t.pos+n], i*int(w), int(w)))
