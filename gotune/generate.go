@@ -60,7 +60,7 @@ func (t Trainer) generation(prompt string, s Sampling) (request, error) {
 
 func generate(ctx context.Context, q request, prompt string) (Generation, error) {
 	v := &tokenView{progressView: newProgress(q.what), prompt: prompt}
-	return doView(ctx, q, v, func(g Generation) (string, string) { return g.html(), g.text(v.written) })
+	return doView(ctx, q, v, func(g Generation) (string, string) { return g.html(), g.text(v.written && v.s.nb == nil) })
 }
 
 // tokenView shows a text as it is written.
@@ -68,7 +68,7 @@ type tokenView struct {
 	*progressView
 	prompt  string
 	text    strings.Builder
-	written bool // the text was written to a text screen as it came
+	written bool // some of the text has come; a text screen has it already
 }
 
 func (v *tokenView) event(m *wire.Message) {

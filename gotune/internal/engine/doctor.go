@@ -54,10 +54,14 @@ func (e *Engine) checkBackends(d *gotune.DoctorInfo, gpu bool, gpuErr error) []g
 			out = append(out, f)
 			continue
 		}
-		f.OK, f.Found = true, b.Description()
+		p := backend.Describe(b).Plugin
+		f.OK, f.Found = true, "GoMLX's own, slower"
+		if p.Path != "" {
+			f.Found = "PJRT plugin " + p.Version + ", from the " + p.Origin
+		}
 		if d.Backend == "" {
 			d.Backend = name
-			if p := backend.Describe(b).Plugin; p.Path != "" {
+			if p.Path != "" {
 				d.Plugin = p.Path + " (" + p.Version + ")"
 			}
 		}
