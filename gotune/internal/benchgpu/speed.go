@@ -105,8 +105,7 @@ func trainCase(ses *session, dtype, memory string, rows, length, steps int) erro
 	for _, c := range ses.trace.summary() {
 		ms := c.total.Seconds() * 1e3 / float64(len(took))
 		inside += ms
-		word, _, _ := strings.Cut(c.name, " ")
-		programs = append(programs, fmt.Sprintf("%s %d× %.1f ms", word, c.n/len(took), ms))
+		programs = append(programs, fmt.Sprintf("%s %d× %.1f ms", c.name, c.n/len(took), ms))
 	}
 	slices.Sort(took)
 	step := took[len(took)/2]
@@ -167,8 +166,7 @@ func decode(ctx context.Context, args []string) error {
 	each := time.Since(start).Seconds() / float64(*count)
 	var programs []string
 	for _, c := range ses.trace.summary() {
-		word, _, _ := strings.Cut(c.name, " ")
-		programs = append(programs, fmt.Sprintf("%s %d× %.2f ms", word, c.n / *count, c.total.Seconds()*1e3/float64(*count)))
+		programs = append(programs, fmt.Sprintf("%s %d× %.2f ms", c.name, c.n / *count, c.total.Seconds()*1e3/float64(*count)))
 	}
 	emit("decode", s.dtype, strings.Join(programs, ", "), map[string]float64{"tok/s": 1 / each, "ms": each * 1e3, "prefill s": prefill.Seconds(),
 		"first prefill s": firstPrefill.Seconds(), "first token s": first.Seconds(), "GiB": ses.gib()})

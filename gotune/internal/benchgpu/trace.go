@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,8 +29,10 @@ func newTracer(be compute.Backend) *tracer {
 	return &tracer{Backend: be, calls: map[string]*callStats{}}
 }
 
-// Builder returns a builder whose executables are timed under name.
+// Builder returns a builder whose executables are timed under the first word of
+// name, which also names the module in XLA's dumps.
 func (t *tracer) Builder(name string) compute.Builder {
+	name, _, _ = strings.Cut(name, " ")
 	return &tracedBuilder{t.Backend.Builder(name), t, name}
 }
 
