@@ -1,18 +1,22 @@
 """bench_peer.py MODEL BATCHES: transformers + PEFT doing the walkthrough's training steps, for scripts/bench.
 
 MODEL is a folder with float32 weights, BATCHES the batches that gotune wrote. Reads requests from stdin, a line each:
-"warm" chooses the faster attention; "pass" and "pass unpadded" train on every batch once. Answers each with a line of JSON:
-seconds by the clock and of computing."""
+"warm" chooses the faster attention; "pass", "pass single" (one thread) and "pass unpadded" (to the longest row of each batch)
+train on every batch once. Answers each with a line of JSON: seconds by the clock and of computing."""
 import json
 import os
 import sys
 import time
+import warnings
+
+warnings.filterwarnings("ignore")
 
 import torch
 import transformers
 import peft
 
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 torch.set_num_threads(os.cpu_count())
 
 
@@ -68,6 +72,7 @@ def main(path, file):
                             f"{attention} attention, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
             wall = cpu = 0
         else:
+            torch.set_num_threads(1 if "single" in line else os.cpu_count())
             loss, wall, cpu = run.train(unpadded if "unpadded" in line else padded)
         print(json.dumps({"wall": wall, "cpu": cpu, "loss": loss, "name": name}), flush=True)
 

@@ -1,0 +1,89 @@
+"""bench_cells.py GONB [--runs N]: how long a notebook cell takes in the kernel "gotune" that imports only gotune, and one that
+imports nothing of it in plain GoNB, in turns; each run with changed code. From request to reply, by jupyter_client. Prints rows for the
+table of scripts/bench."""
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+from jupyter_client import KernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+
+GOTUNE = 'import "github.com/gotune/gotune/gotune"\n\n%%\n_ = gotune.Dataset{{Name: "run {}"}}\n'
+PLAIN = 'import "fmt"\n\n%%\nfmt.Println("run {}")\n'
+
+
+class Kernel:
+    def __init__(self, name, folder, specs=None):
+        self.manager = KernelManager(kernel_name=name)
+        if specs:
+            self.manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[specs])
+        self.manager.start_kernel(cwd=folder)
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=120)
+
+    def run(self, code):
+        """Runs a cell; returns the seconds from its request to its reply."""
+        began = time.perf_counter()
+        request = self.client.execute(code)
+        reply = self.client.get_shell_msg(timeout=300)
+        seconds = time.perf_counter() - began
+        said = []
+        while True:
+            message = self.client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            if message["content"].get("execution_state") == "idle":
+                break
+            said.append(str(message["content"]))
+        if reply["parent_header"]["msg_id"] != request or reply["content"]["status"] != "ok":
+            sys.exit(f"the cell failed:\n{code}\n{reply['content']}\n" + "\n".join(said))
+        return seconds
+
+    def end(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=False)
+
+
+def plain_spec(folder, gonb):
+    """A kernelspec for GoNB as its own installer writes it."""
+    os.makedirs(f"{folder}/gonb")
+    with open(f"{folder}/gonb/kernel.json", "w") as f:
+        json.dump({"argv": [gonb, "--kernel", "{connection_file}"], "display_name": "Go (gonb)", "language": "go", "env": {
+            "PATH": os.path.dirname(gonb) + os.pathsep + os.environ["PATH"]}}, f)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("gonb", help="GoNB's binary")
+    p.add_argument("--runs", type=int, default=15)
+    o = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        plain_spec(f"{folder}/specs", o.gonb)
+        kernels = [(Kernel("gotune", folder), GOTUNE), (Kernel("gonb", folder, f"{folder}/specs"), PLAIN)]
+        try:
+            took = [[], []]
+            for n in range(-3, o.runs):  # the first three are the warm-up
+                for side, (kernel, code) in enumerate(kernels):
+                    seconds = kernel.run(code.format(n))
+                    if n >= 0:
+                        took[side].append(seconds)
+        finally:
+            for kernel, _ in kernels:
+                kernel.end()
+    ours, plain = map(statistics.median, took)
+    ratios = sorted(a / b for a, b in zip(*took))
+    ratio = statistics.median(ratios)
+    print(f"cell: {o.runs} runs each in turns; load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores; "
+          f"gotune {min(took[0]):.2f}–{max(took[0]):.2f} s, GoNB {min(took[1]):.2f}–{max(took[1]):.2f} s")
+    row = lambda *cells: print("ROW", *cells, sep="\t")
+    verdict = lambda reached: "reached" if reached else "MISSED"
+    row("warm cell that imports only gotune", f"{ours:.2f} s", "-", "-", "≤ 1.0 s", verdict(ours <= 1))
+    row("  beside a cell in plain GoNB", f"{ours:.2f} s", f"plain GoNB {plain:.2f} s", f"{ratio:.2f}× ({ratios[0]:.2f}–{ratios[-1]:.2f})", "≤ 2.00×", verdict(ratio <= 2))
+
+
+main()
