@@ -2,6 +2,7 @@ package layerwise
 
 import (
 	"fmt"
+	"hash/fnv"
 	"sync"
 
 	"github.com/gomlx/compute"
@@ -21,6 +22,7 @@ type Base struct {
 	opt      LoadOptions
 	dt       dtypes.DType // compute dtype
 	residual dtypes.DType // dtype of the residual stream
+	prefix   string       // fingerprint, part of every program's key
 
 	embed, head compute.Buffer // [V, D], compute dtype; the same buffer when tied
 	norm        compute.Buffer // f32 [D]
@@ -52,7 +54,8 @@ func (b *Base) Resident() int64 {
 	return b.extra
 }
 
-// Free releases the device memory and the executables. Everything made from b is
+// Free releases the device memory. Executables stay, for the next model of the same
+// shape. Everything made from b is
 // unusable afterwards. Freeing twice does nothing.
 func (b *Base) Free() {
 	b.mu.Lock()
@@ -69,7 +72,14 @@ func (b *Base) Free() {
 		drop(b.head)
 	}
 	b.bytes, b.extra = 0, 0
-	b.dev.close()
+}
+
+// fingerprint names everything of the model, beside the shapes of its tensors,
+// that programs have built in.
+func (b *Base) fingerprint() string {
+	c, h := b.cfg, fnv.New64a()
+	fmt.Fprint(h, c.InvFreq())
+	return fmt.Sprintf("%s/%s H%d K%d d%d window%d eps%v rope%x: ", b.dt, b.residual, c.NumHeads, c.NumKVHeads, c.HeadDim, c.SlidingWindow, c.RMSNormEps, h.Sum64())
 }
 
 // usable returns an error after Free.

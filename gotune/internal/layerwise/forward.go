@@ -109,7 +109,7 @@ func (b *Base) call(key string, in []compute.Buffer, donate []int, build func(in
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.dev.program(key, sh, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
+	p, err := b.dev.program(b.prefix+key, sh, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
 	if err != nil {
 		return nil, err
 	}

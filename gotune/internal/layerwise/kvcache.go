@@ -2,7 +2,6 @@ package layerwise
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -23,15 +22,10 @@ type Decoder struct {
 	used   int            // tokens read
 	caches []compute.Buffer
 	logits []float32
-	whole  bool // a token is one executable, not one call for each layer
 	closed bool
 }
 
 var _ sample.Decoder = (*Decoder)(nil)
-
-// wholeStepLayers is the deepest model that decodes a token in one executable;
-// deeper ones use one executable for all layers, which compiles sooner.
-const wholeStepLayers = 16
 
 // cacheStep rounds a cache's room up, so that few different rooms are compiled.
 const cacheStep = 64
@@ -50,7 +44,7 @@ func (b *Base) NewDecoder(ad *DeviceAdapter, maxLen int) (*Decoder, error) {
 	}
 	room := (maxLen + cacheStep - 1) / cacheStep * cacheStep
 	return &Decoder{base: b, ad: ad, limit: maxLen, room: room,
-		logits: make([]float32, b.cfg.VocabSize), whole: len(b.layers) <= wholeStepLayers}, nil
+		logits: make([]float32, b.cfg.VocabSize)}, nil
 }
 
 // Bytes is the device memory that the cache takes once the prompt is read.
@@ -176,54 +170,13 @@ func (d *Decoder) Step(id int32) ([]float32, error) {
 		return nil, err
 	}
 	defer drop(token)
-	var out compute.Buffer
-	if d.whole {
-		out, err = d.stepWhole(token)
-	} else {
-		out, err = d.stepLayers(token)
-	}
+	out, err := d.stepLayers(token)
 	if err != nil {
 		return nil, err
 	}
 	defer drop(out)
 	d.used++
 	return d.logits, out.ToFlatData(d.logits)
-}
-
-// stepWhole runs the token through one executable. It replaces the caches.
-func (d *Decoder) stepWhole(token compute.Buffer) (logits compute.Buffer, err error) {
-	b := d.base
-	in := []compute.Buffer{token, b.embed, b.norm, b.head}
-	head := len(in)
-	in = append(in, d.caches...)
-	kinds, at := make([]layerKind, len(b.layers)), make([]int, len(b.layers)+1)
-	keys := make([]string, len(b.layers))
-	for i := range b.layers {
-		kinds[i] = b.kind(i, geometry{1, 1}, d.ad, 0, keepNothing)
-		keys[i] = kinds[i].key()
-		at[i] = len(in)
-		in = append(in, b.decodeArguments(i, d.ad)...)
-	}
-	at[len(b.layers)] = len(in)
-	var donate []int
-	for i := range d.caches {
-		donate = append(donate, head+i)
-	}
-	out, err := b.call("decode all "+strings.Join(keys, "/"), in, donate, func(n []*Node) []*Node {
-		x, place := b.embedToken(n[0], n[1], d.room)
-		var caches []*Node
-		for i := range kinds {
-			var k, v *Node
-			x, k, v = b.decodeLayer(&kinds[i], n[at[i]:at[i+1]], x, n[head+2*i], n[head+2*i+1], place)
-			caches = append(caches, k, v)
-		}
-		return append([]*Node{headLogits(rmsNorm(x, n[2], b.cfg.RMSNormEps, b.dt), n[3])}, caches...)
-	})
-	if err != nil {
-		return nil, err
-	}
-	d.caches = out[1:]
-	return out[0], nil
 }
 
 // stepLayers runs the token layer by layer.

@@ -61,7 +61,7 @@ func TestGreedyEqualsTransformers(t *testing.T) {
 }
 
 // Token by token gives the logits of the whole sequence at once, with an adapter
-// (all variants), on 4-bit layers unpacked or not, in one executable or by layers.
+// (all variants), on 4-bit layers that are unpacked in every call.
 func TestDecoderEqualsLogits(t *testing.T) {
 	var index struct {
 		Adapters map[string]struct {
@@ -70,40 +70,31 @@ func TestDecoderEqualsLogits(t *testing.T) {
 	}
 	oracle.JSON(t, &index, "lora", "index.json")
 	for name, entry := range index.Adapters {
-		for _, o := range []struct {
-			load  LoadOptions
-			whole bool
-		}{
-			{LoadOptions{}, true},
-			{LoadOptions{Quant: QuantNF4, ResidentBytes: -1}, false},
-		} {
-			b := loadDir(t, oracle.Dir(t, entry.Model), o.load)
-			ad, err := b.Upload(loadAdapter(t, "lora", name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			bt := goldenBatch(openGolden(t, "lora", name, "expect.safetensors"))
-			want, err := b.Logits(ad, bt)
-			if err != nil {
-				t.Fatal(err)
-			}
-			d, err := b.NewDecoder(ad, bt.S)
-			if err != nil {
-				t.Fatal(err)
-			}
-			d.whole = o.whole
-			v, n, prompt := b.Config().VocabSize, bt.Tokens()/bt.B, 3
-			got, err := d.Prefill(bt.IDs[:prompt])
-			for i := prompt; err == nil && i < n && bt.Segments[i] == 1; i++ {
-				near(t, name+" logits", got, want[(i-1)*v:i*v], logitTolerance, 0)
-				got, err = d.Step(bt.IDs[i])
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			d.Close()
-			ad.Free()
+		b := loadDir(t, oracle.Dir(t, entry.Model), LoadOptions{Quant: QuantNF4, ResidentBytes: -1})
+		ad, err := b.Upload(loadAdapter(t, "lora", name))
+		if err != nil {
+			t.Fatal(err)
 		}
+		bt := goldenBatch(openGolden(t, "lora", name, "expect.safetensors"))
+		want, err := b.Logits(ad, bt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := b.NewDecoder(ad, bt.S)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, prompt := b.Config().VocabSize, 3
+		got, err := d.Prefill(bt.IDs[:prompt])
+		for i := prompt; err == nil && i < bt.S && bt.Segments[i] == 1; i++ {
+			near(t, name+" logits", got, want[(i-1)*v:i*v], logitTolerance, 0)
+			got, err = d.Step(bt.IDs[i])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Close()
+		ad.Free()
 	}
 }
 

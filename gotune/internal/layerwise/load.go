@@ -95,7 +95,7 @@ func (o *LoadOptions) validate(cpu bool) (dt dtypes.DType, err error) {
 // is read. progress may be nil. It returns ctx's error when cancelled, having
 // freed what was loaded.
 func Load(ctx context.Context, be compute.Backend, ck *model.Checkpoint, o LoadOptions, progress func(Progress)) (b *Base, err error) {
-	dev := newDevice(be)
+	dev := deviceOf(be)
 	dt, err := o.validate(dev.cpu)
 	if err != nil {
 		return nil, err
@@ -107,6 +107,7 @@ func Load(ctx context.Context, be compute.Backend, ck *model.Checkpoint, o LoadO
 	if dt == dtypes.Float16 {
 		b.residual = dtypes.Float32 // the residual stream outgrows float16
 	}
+	b.prefix = b.fingerprint()
 	l := &loader{Base: b, ctx: ctx, ck: ck, report: progress}
 	if err = l.all(); err == nil {
 		if n := b.residentBytes(); n > 0 && n <= o.ResidentBytes {

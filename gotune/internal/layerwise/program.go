@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"syscall"
-	"time"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -14,7 +12,9 @@ import (
 )
 
 // device is a backend with its compiled programs. All calls into the backend go
-// through this file: how calls are issued is decided here alone.
+// through this file: how calls are issued is decided here alone. Programs outlive
+// the models they were compiled for: a model that is loaded again, or another
+// adapter of the same shape, finds them.
 type device struct {
 	be  compute.Backend
 	num compute.DeviceNum
@@ -24,8 +24,20 @@ type device struct {
 	programs map[string]*program
 }
 
-func newDevice(be compute.Backend) *device {
+var (
+	devicesMu sync.Mutex
+	devices   = map[compute.Backend]*device{}
+)
+
+// deviceOf returns the one device of a backend.
+func deviceOf(be compute.Backend) *device {
+	devicesMu.Lock()
+	defer devicesMu.Unlock()
+	if d := devices[be]; d != nil {
+		return d
+	}
 	d := &device{be: be, programs: map[string]*program{}}
+	devices[be] = d
 	what := strings.ToLower(be.String() + " " + be.Description())
 	d.cpu = !strings.Contains(what, "cuda") && !strings.Contains(what, "gpu") && !strings.Contains(what, "rocm")
 	return d
@@ -77,11 +89,7 @@ func (p *program) run(in []compute.Buffer, donate ...int) (out []compute.Buffer,
 	for _, i := range donate {
 		flags[i] = true
 	}
-	t0 := cpuNow()
 	out, err = p.exec.Execute(in, flags, p.dev.num)
-	if traceRun != nil {
-		traceRun(p.name, cpuNow()-t0)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("layerwise: run %s: %w", p.name, err)
 	}
@@ -122,16 +130,6 @@ func drop(bufs ...compute.Buffer) {
 	}
 }
 
-// close finalizes every executable.
-func (d *device) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.programs {
-		p.exec.Finalize()
-	}
-	d.programs = map[string]*program{}
-}
-
 // guard turns a panic of graph building or of the backend into an error.
 func guard(err *error, doing string) {
 	if r := recover(); r != nil {
@@ -141,12 +139,4 @@ func guard(err *error, doing string) {
 		}
 		*err = fmt.Errorf("layerwise: %s: %v", doing, r)
 	}
-}
-
-var traceRun func(string, time.Duration)
-
-func cpuNow() time.Duration {
-	var ru syscall.Rusage
-	syscall.Getrusage(0, &ru)
-	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
