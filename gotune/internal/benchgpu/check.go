@@ -147,7 +147,7 @@ func check(ctx context.Context, args []string) error {
 		}
 		e := relative(got[name], want[name])
 		each = append(each, fmt.Sprintf("%s %.2g", strings.TrimPrefix(name, "base_model.model.model.layers."), e))
-		if !(e <= worst) {
+		if e > worst {
 			worst, where = e, name
 		}
 	}
@@ -160,13 +160,16 @@ func check(ctx context.Context, args []string) error {
 	return nil
 }
 
-// relative is ‖got − want‖ / ‖want‖.
+// relative is ‖got − want‖ / ‖want‖, infinite when a value is not a number.
 func relative(got, want []float32) float64 {
 	var d, n float64
 	for i := range want {
 		e := float64(got[i]) - float64(want[i])
 		d += e * e
 		n += float64(want[i]) * float64(want[i])
+	}
+	if math.IsNaN(d) {
+		return math.Inf(1)
 	}
 	return math.Sqrt(d / n)
 }
