@@ -224,6 +224,9 @@ func (d *Dataset) readFile(ctx context.Context, path, format string, limit int, 
 // add stores one row.
 func (d *Dataset) add(row Row, buf []byte, path string) ([]byte, error) {
 	n := len(d.rest)
+	if d.bytes+sizeOf(row) > d.max+1<<16 {
+		return buf, d.tooLarge(path)
+	}
 	text, isNull := "", true
 	rest := row
 	for i, c := range row.Columns {
@@ -250,10 +253,15 @@ func (d *Dataset) add(row Row, buf []byte, path string) ([]byte, error) {
 	d.rest = append(d.rest, string(buf))
 	d.bytes += int64(len(text) + len(buf))
 	if d.bytes > d.max {
-		return buf, &Error{Op: "read", Object: fmt.Sprintf("%s, row %d", path, n), Found: fmt.Sprintf("rows of more than %d MB", d.max/1e6), Wanted: "rows that fit into memory", Kind: ErrTooLarge,
-			Next: fmt.Sprintf("take a slice, such as train[:%d]", max(1, n/2))}
+		return buf, d.tooLarge(path)
 	}
 	return buf, nil
+}
+
+func (d *Dataset) tooLarge(path string) error {
+	n := len(d.rest)
+	return &Error{Op: "read", Object: fmt.Sprintf("%s, row %d", path, n), Found: fmt.Sprintf("rows of more than %d MB", d.max/1e6), Wanted: "rows that fit into memory", Kind: ErrTooLarge,
+		Next: fmt.Sprintf("take a slice, such as train[:%d]", max(1, n/2))}
 }
 
 // checkColumns reports an empty data set and a missing text column.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 
 	"github.com/andybalholm/brotli"
@@ -14,307 +15,343 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// Encodings of a page's values whose own counts decide about memory
-// (parquet.thrift, enum Encoding).
 const (
-	plainDictionary   = 2
-	runLength         = 3
-	deltaBinaryPacked = 5
-	deltaLengths      = 6
-	deltaByteArray    = 7
-	rleDictionary     = 8
+	maxPageHeader = 1 << 20
+	maxZstdWindow = 128 << 20
 )
 
-// pageBuffers are used again from page to page.
-type pageBuffers struct {
-	packed []byte
-	plain  bytes.Buffer
+// A pageHeader is a PageHeader of parquet.thrift with what this reader needs.
+type pageHeader struct {
+	kind                     int64 // 0 data, 2 dictionary, 3 data v2
+	plain, packed            int64 // bytes without and with compression
+	values, encoding         int64
+	defEncoding, repEncoding int64 // of v1
+	defBytes, repBytes       int64 // of v2, before the data and not compressed
+	crc                      int64
+	hasCRC, notCompressed    bool
 }
 
-// checkData decompresses a page, at most to the length its header announces, and
-// checks the counts inside. The decoders trust lengths in the data, or go on for
-// as long as the data do.
-func (b *pageBuffers) checkData(r io.ReaderAt, at int64, c parquetChunk, p pageHeader) error {
-	bad := func(err error) error { return fmt.Errorf("a page at %d: %w", at, err) }
-	want := p.uncompressed - p.levels // levels of a v2 page are not compressed
-	if want < 0 {
-		return bad(errCounts)
-	}
-	if int64(cap(b.packed)) < p.compressed {
-		b.packed = make([]byte, p.compressed)
-	}
-	data := b.packed[:p.compressed]
-	if _, err := r.ReadAt(data, at); err != nil {
-		return err
-	}
-	levels, data := data[:p.levels], data[p.levels:]
-	if c.codec != 0 && !p.plain && len(data) > 0 {
-		b.plain.Reset()
-		got, err := unpack(&b.plain, c.codec, data, want)
-		if err != nil || got != want {
-			return fmt.Errorf("a page at %d whose data are not the %d bytes it announces (%d, %v)", at, want, got, err)
+// readPageHeader reads the header at an offset and returns its length.
+func readPageHeader(r io.ReaderAt, at, stop int64) (p pageHeader, n int64, err error) {
+	for size := int64(256); ; size *= 4 {
+		b := make([]byte, min(size, stop-at))
+		k, err := r.ReadAt(b, at)
+		if err != nil && err != io.EOF {
+			return p, 0, err
 		}
-		data = b.plain.Bytes()
+		t := &thriftReader{b: b[:k]}
+		p, err := parsePageHeader(t)
+		if err == nil {
+			return p, int64(t.pos), nil
+		}
+		if int64(len(b)) == stop-at || size >= maxPageHeader { // statistics can make a header long
+			return p, 0, fmt.Errorf("no page header at %d: %w", at, err)
+		}
 	}
-	if p.dict {
-		return nil // plain values: the decoder's memory is that of the data
+}
+
+func parsePageHeader(t *thriftReader) (p pageHeader, err error) {
+	p.defEncoding, p.repEncoding = runLength, runLength
+	err = t.fields(0, func(id int, typ byte) (err error) {
+		into := map[int]*int64{1: &p.kind, 2: &p.plain, 3: &p.packed, 4: &p.crc}[id]
+		if into != nil && typ == thriftI32 {
+			p.hasCRC = p.hasCRC || id == 4
+			*into, err = t.int()
+			return err
+		}
+		var inner map[int]*int64
+		switch id {
+		case 5:
+			inner = map[int]*int64{1: &p.values, 2: &p.encoding, 3: &p.defEncoding, 4: &p.repEncoding}
+		case 7:
+			inner = map[int]*int64{1: &p.values, 2: &p.encoding}
+		case 8:
+			inner = map[int]*int64{1: &p.values, 4: &p.encoding, 5: &p.defBytes, 6: &p.repBytes}
+		}
+		if inner == nil || typ != thriftStruct {
+			return t.skip(typ, 0)
+		}
+		return t.fields(1, func(id2 int, typ byte) (err error) {
+			if id == 8 && id2 == 7 && (typ == thriftTrue || typ == thriftFalse) {
+				p.notCompressed = typ == thriftFalse
+				return nil
+			}
+			if inner[id2] == nil || typ != thriftI32 {
+				return t.skip(typ, 1)
+			}
+			*inner[id2], err = t.int()
+			return err
+		})
+	})
+	if err == nil && (p.plain < 0 || p.packed < 0 || p.values < 0 || p.defBytes < 0 || p.repBytes < 0) {
+		err = errThrift
 	}
-	data, err := checkLevels(levels, data, c, p)
-	if err == nil && len(data) > 0 {
-		err = checkValues(data, p)
+	return p, err
+}
+
+// An unpacker decompresses pages, each to exactly the length its header
+// announces, and never further: the data can't ask for memory.
+type unpacker struct {
+	zstd   *zstd.Decoder
+	gzip   *gzip.Reader
+	brotli *brotli.Reader
+}
+
+var errLength = errors.New("data that are not as long as the page's header says")
+
+// unpack fills out with the plain bytes of data.
+func (u *unpacker) unpack(codec int64, data, out []byte) error {
+	var in io.Reader = bytes.NewReader(data)
+	var err error
+	switch codec {
+	case 0:
+		if copy(out, data) != len(out) || len(data) != len(out) {
+			return errLength
+		}
+		return nil
+	case 1: // the decoder trusts the length at the start
+		if n, err := snappy.DecodedLen(data); err != nil || n != len(out) {
+			return errLength
+		}
+		_, err := snappy.Decode(out, data)
+		return err
+	case 2:
+		if u.gzip == nil {
+			u.gzip, err = gzip.NewReader(in)
+		} else {
+			err = u.gzip.Reset(in)
+		}
+		in = u.gzip
+	case 4:
+		if u.brotli == nil {
+			u.brotli = brotli.NewReader(in)
+		} else {
+			err = u.brotli.Reset(in)
+		}
+		in = u.brotli
+	case 6:
+		if u.zstd == nil {
+			u.zstd, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		} else {
+			err = u.zstd.Reset(in)
+		}
+		in = u.zstd
+	case 7: // lz4 without frame
+		n, err := lz4.UncompressBlock(data, out)
+		if err == nil && n != len(out) {
+			err = errLength
+		}
+		return err
+	default:
+		return fmt.Errorf("the codec %d, which is not supported (snappy, gzip, brotli, zstd, lz4_raw are)", codec)
 	}
 	if err != nil {
-		return bad(err)
+		return err
+	}
+	if _, err := io.ReadFull(in, out); err != nil {
+		return errLength
+	}
+	var more [1]byte
+	if n, err := in.Read(more[:]); n != 0 || (err != nil && err != io.EOF) {
+		return errLength
 	}
 	return nil
 }
 
-var errCounts = errors.New("counts in the data that contradict the page's header")
-
-// checkLevels checks a page's levels and returns the data after them. In a v1
-// page they come first in the data, each with its length.
-func checkLevels(levels, data []byte, c parquetChunk, p pageHeader) ([]byte, error) {
-	if p.v2 {
-		if err := checkRuns(levels[:p.repBytes], c.rep, p.values); err != nil {
-			return nil, err
-		}
-		return data, checkRuns(levels[p.repBytes:], c.def, p.values)
+func (u *unpacker) close() {
+	if u.zstd != nil {
+		u.zstd.Close()
 	}
-	for _, most := range []int{c.rep, c.def} {
-		if most == 0 {
-			continue
-		}
-		runs, rest, ok := lengthPrefixed(data)
-		if !ok {
-			return nil, errCounts
-		}
-		if err := checkRuns(runs, most, p.values); err != nil {
-			return nil, err
-		}
-		data = rest
-	}
-	return data, nil
 }
 
-// lengthPrefixed cuts off a part that starts with its length in four bytes.
-func lengthPrefixed(b []byte) (part, rest []byte, ok bool) {
-	if len(b) < 4 {
-		return nil, nil, false
-	}
-	n := uint64(binary.LittleEndian.Uint32(b))
-	if n > uint64(len(b)-4) {
-		return nil, nil, false
-	}
-	return b[4 : 4+n], b[4+n:], true
+// ratio is how much a codec can expand at the most; 0: there is no useful bound.
+func ratio(codec int64) int64 {
+	return map[int64]int64{0: 1, 1: 33, 2: 1040, 7: 256}[codec]
 }
 
-// checkValues checks the counts of the encodings that have their own.
-func checkValues(data []byte, p pageHeader) error {
-	switch p.encoding {
-	case plainDictionary, rleDictionary:
-		if data[0] > 32 {
+// A columnReader walks the entries of one column in one row group: repetition
+// and definition level, and a value where the definition level is the largest.
+type columnReader struct {
+	r        io.ReaderAt
+	u        *unpacker
+	n        *parquetNode
+	c        parquetChunk
+	at, stop int64
+	left     int64 // entries not yet in a page
+	page     int64 // entries left in this page
+	packed   []byte
+	data     []byte
+	reps     runReader
+	defs     runReader
+	values   valueReader
+	dict     []any
+
+	// The entry at hand; have is false after the last one.
+	have     bool
+	rep, def int
+	value    any
+}
+
+func newColumnReader(r io.ReaderAt, u *unpacker, n *parquetNode, c parquetChunk) (*columnReader, error) {
+	k := &columnReader{r: r, u: u, n: n, c: c, at: c.start(), left: c.values}
+	k.stop = k.at + c.compressed
+	return k, k.next()
+}
+
+// next moves on to the next entry.
+func (k *columnReader) next() error {
+	for k.page == 0 {
+		if k.left == 0 {
+			k.have = false
+			return nil
+		}
+		if err := k.nextPage(); err != nil {
+			return err
+		}
+	}
+	k.page--
+	k.have, k.rep, k.def, k.value = true, 0, 0, nil
+	if k.n.rep > 0 {
+		v, err := k.reps.next()
+		if err != nil || v > uint64(k.n.rep) {
 			return errCounts
 		}
-		return checkRunsOf(data[1:], int(data[0]), p.values)
-	case runLength: // booleans
-		runs, _, ok := lengthPrefixed(data)
-		if !ok {
+		k.rep = int(v)
+	}
+	if k.n.def > 0 {
+		v, err := k.defs.next()
+		if err != nil || v > uint64(k.n.def) {
 			return errCounts
 		}
-		return checkRunsOf(runs, 1, p.values)
-	case deltaBinaryPacked, deltaLengths, deltaByteArray:
-		return checkDelta(data, p)
+		k.def = int(v)
+	}
+	if k.def < k.n.def {
+		return nil
+	}
+	var err error
+	k.value, err = k.values.next()
+	return err
+}
+
+// nextPage reads pages up to the next one with data.
+func (k *columnReader) nextPage() error {
+	if k.at >= k.stop {
+		return fmt.Errorf("%d values fewer than the footer says", k.left)
+	}
+	p, n, err := readPageHeader(k.r, k.at, k.stop)
+	if err != nil {
+		return err
+	}
+	k.at += n
+	if err := k.checkPage(p); err != nil {
+		return err
+	}
+	if err := k.load(p); err != nil {
+		return fmt.Errorf("the page at %d: %w", k.at, err)
+	}
+	k.at += p.packed
+	switch p.kind {
+	case 2:
+		if k.dict != nil || k.left != k.c.values {
+			return fmt.Errorf("a second dictionary")
+		}
+		k.dict, err = readDictionary(k.n, k.data, p)
+		return err
+	case 0, 3:
+		return k.startPage(p)
+	}
+	return nil // an index page
+}
+
+// checkPage compares the header's sizes with the chunk and what the codec can do.
+func (k *columnReader) checkPage(p pageHeader) error {
+	most := int64(maxPageBytes)
+	if p.kind == 2 {
+		most = maxDictBytes
+	}
+	levels := int64(0)
+	if p.kind == 3 {
+		levels = p.defBytes + p.repBytes
+	}
+	if r := ratio(k.c.codec); r > 0 {
+		most = min(most, p.packed*r+1024)
+	}
+	if p.packed > k.stop-k.at || p.plain > most || levels > p.packed || levels > p.plain || (p.kind != 2 && p.values > k.left) {
+		return fmt.Errorf("a page at %d that claims %d values and %d bytes from %d, with %d values and %d bytes left", k.at, p.values, p.plain, p.packed, k.left, k.stop-k.at)
 	}
 	return nil
 }
 
-// checkRuns checks levels of 0 to most.
-func checkRuns(b []byte, most int, values int64) error {
-	width := 0
-	for ; most > 0; most >>= 1 {
-		width++
+// load reads a page's plain bytes into data.
+func (k *columnReader) load(p pageHeader) error {
+	k.packed = resize(k.packed, p.packed)
+	if _, err := k.r.ReadAt(k.packed, k.at); err != nil {
+		return err
 	}
-	return checkRunsOf(b, width, values)
+	if p.hasCRC && crc32.ChecksumIEEE(k.packed) != uint32(p.crc) {
+		return fmt.Errorf("a checksum that is not %08x", uint32(p.crc))
+	}
+	levels := int64(0)
+	if p.kind == 3 {
+		levels = p.defBytes + p.repBytes
+	}
+	k.data = resize(k.data, p.plain)
+	copy(k.data, k.packed[:levels])
+	codec := k.c.codec
+	if p.notCompressed || p.packed == levels {
+		codec = 0
+	}
+	return k.u.unpack(codec, k.packed[levels:], k.data[levels:])
 }
 
-// checkRunsOf walks the runs of the RLE and bit-packing hybrid: together they may
-// be as many as the page's values, and some to fill the last group. See
-// Encodings.md of the Parquet format.
-func checkRunsOf(b []byte, width int, values int64) error {
-	const fill = 512
-	t := &thriftReader{b: b} // the same varints
-	var count uint64
-	for t.pos < len(b) && count < uint64(values) {
-		head, err := t.uvarint()
-		if err != nil {
-			return errCounts
-		}
-		n, size := head>>1, uint64(width+7)/8
-		if head&1 == 1 { // groups of eight
-			if n > uint64(len(b)) && width > 0 || n > maxPageValues {
+func resize(b []byte, n int64) []byte {
+	if int64(cap(b)) < n {
+		return make([]byte, n)
+	}
+	return b[:n]
+}
+
+// startPage splits a data page into levels and values.
+func (k *columnReader) startPage(p pageHeader) error {
+	data := k.data
+	if p.kind == 3 {
+		k.reps = newRunReader(data[:p.repBytes], width(k.n.rep))
+		k.defs = newRunReader(data[p.repBytes:p.repBytes+p.defBytes], width(k.n.def))
+		data = data[p.repBytes+p.defBytes:]
+	} else {
+		for _, l := range []struct {
+			runs     *runReader
+			most     int
+			encoding int64
+		}{{&k.reps, k.n.rep, p.repEncoding}, {&k.defs, k.n.def, p.defEncoding}} {
+			if l.most == 0 {
+				continue
+			}
+			if l.encoding != runLength {
+				return fmt.Errorf("levels of encoding %d, which is not supported", l.encoding)
+			}
+			if len(data) < 4 || uint64(binary.LittleEndian.Uint32(data)) > uint64(len(data)-4) {
 				return errCounts
 			}
-			n, size = 8*n, n*uint64(width)
-		}
-		if size > uint64(len(b)-t.pos) {
-			size = uint64(len(b) - t.pos) // some writers cut the last group short
-		}
-		t.pos += int(size)
-		if count += n; n > uint64(values)+fill || count > uint64(values)+fill {
-			return errCounts
+			n := binary.LittleEndian.Uint32(data)
+			*l.runs = newRunReader(data[4:4+n], width(l.most))
+			data = data[4+n:]
 		}
 	}
-	if t.pos < len(b) { // more runs than values: let no decoder follow them
-		return checkTail(b[t.pos:])
+	var err error
+	if k.values, err = newValueReader(k.n, k.dict, data, p); err != nil {
+		return err
 	}
+	k.page = p.values
+	k.left -= p.values
 	return nil
 }
 
-// checkTail allows only zero bytes after the last run.
-func checkTail(b []byte) error {
-	for _, c := range b {
-		if c != 0 {
-			return errCounts
-		}
+// width is the number of bits of levels from 0 to most.
+func width(most int) int {
+	n := 0
+	for ; most > 0; most >>= 1 {
+		n++
 	}
-	return nil
-}
-
-// unpack writes the plain bytes of compressed data, and at most one more than
-// limit, and returns their number.
-func unpack(to io.Writer, codec int64, data []byte, limit int64) (int64, error) {
-	var in io.Reader = bytes.NewReader(data)
-	switch codec {
-	case 1: // its decoder trusts the length at the start
-		n, err := snappy.DecodedLen(data)
-		if err != nil || int64(n) != limit {
-			return int64(n), err
-		}
-		b, err := snappy.Decode(nil, data)
-		if err != nil {
-			return 0, err
-		}
-		in = bytes.NewReader(b)
-	case 2:
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return 0, err
-		}
-		in = z
-	case 4:
-		in = brotli.NewReader(in)
-	case 6:
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return 0, err
-		}
-		defer z.Close()
-		in = z
-	case 7: // lz4 without frame
-		b := make([]byte, limit)
-		n, err := lz4.UncompressBlock(data, b)
-		if err != nil {
-			return 0, err
-		}
-		in = bytes.NewReader(b[:n])
-	default:
-		return 0, fmt.Errorf("the codec %d, which is not supported", codec)
-	}
-	return io.Copy(to, io.LimitReader(in, limit+1))
-}
-
-// checkDelta decodes the counts and lengths of a delta-encoded page: they, and
-// not the header, decide how much memory the decoder sets aside.
-func checkDelta(data []byte, p pageHeader) error {
-	first, rest, err := decodeDelta(data, p.values)
-	if err != nil || p.encoding == deltaBinaryPacked {
-		return err
-	}
-	if p.encoding == deltaLengths {
-		_, err := sumLengths(first, int64(len(rest)))
-		return err
-	}
-	suffixes, rest, err := decodeDelta(rest, p.values)
-	if err != nil || len(suffixes) != len(first) {
-		return errCounts
-	}
-	if _, err := sumLengths(suffixes, int64(len(rest))); err != nil {
-		return err
-	}
-	var last, total int64 // a value is the start of the one before and a suffix
-	for i, prefix := range first {
-		if prefix < 0 || prefix > last {
-			return errCounts
-		}
-		last = prefix + suffixes[i]
-		if total += last; total > maxPageBytes {
-			return errCounts
-		}
-	}
-	return nil
-}
-
-// sumLengths adds lengths that may not be negative or more than limit in all.
-func sumLengths(lengths []int64, limit int64) (sum int64, err error) {
-	for _, n := range lengths {
-		if n < 0 || n > limit-sum {
-			return 0, errCounts
-		}
-		sum += n
-	}
-	return sum, nil
-}
-
-// decodeDelta reads one DELTA_BINARY_PACKED run of at most limit values and
-// returns what follows it. See Encodings.md of the Parquet format.
-func decodeDelta(b []byte, limit int64) (values []int64, rest []byte, err error) {
-	t := &thriftReader{b: b} // the same varints
-	block, err1 := t.uvarint()
-	minis, err2 := t.uvarint()
-	count, err3 := t.uvarint()
-	value, err4 := t.int()
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return nil, nil, errCounts
-	}
-	if block == 0 || block > 1<<20 || block%128 != 0 || minis == 0 || minis > block/32 || block%minis != 0 || block/minis%32 != 0 || count > uint64(limit) {
-		return nil, nil, errCounts
-	}
-	perMini := int(block / minis)
-	if count > 0 {
-		values = append(values, value)
-	}
-	for uint64(len(values)) < count {
-		minDelta, err := t.int()
-		if err != nil || len(t.b)-t.pos < int(minis) {
-			return nil, nil, errCounts
-		}
-		widths := t.b[t.pos : t.pos+int(minis)]
-		t.pos += int(minis)
-		for _, w := range widths {
-			if uint64(len(values)) >= count {
-				break
-			}
-			n := perMini * int(w) / 8
-			if w > 64 || n > len(t.b)-t.pos {
-				return nil, nil, errCounts
-			}
-			for i := 0; i < perMini && uint64(len(values)) < count; i++ {
-				value += minDelta + int64(bits(t.b[t.pos:t.pos+n], i*int(w), int(w)))
-				values = append(values, value)
-			}
-			t.pos += n
-		}
-	}
-	return values, t.b[t.pos:], nil
-}
-
-// bits reads width bits from bit position at on, the lowest bit first.
-func bits(b []byte, at, width int) (v uint64) {
-	for i := 0; i < width; {
-		off := (at + i) % 8
-		n := min(8-off, width-i)
-		v |= uint64(b[(at+i)/8]>>off&(1<<n-1)) << i
-		i += n
-	}
-	return v
+	return n
 }

@@ -115,6 +115,20 @@ func (t *thriftReader) list() (n int, typ byte, err error) {
 	return int(count), h & 15, nil
 }
 
+// structs calls read for every struct of a list.
+func (t *thriftReader) structs(read func() error) error {
+	n, typ, err := t.list()
+	if err != nil || (n > 0 && typ != thriftStruct) {
+		return errThrift
+	}
+	for range n {
+		if err := read(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // skip consumes a value of any type.
 func (t *thriftReader) skip(typ byte, depth int) error {
 	if depth > 64 {

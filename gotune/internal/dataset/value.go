@@ -115,6 +115,28 @@ func appendString(b []byte, s string) []byte {
 	return append(append(b, s[start:]...), '"')
 }
 
+// sizeOf is about the length of a value as JSON. A text that a dictionary has
+// once and a row many times counts every time.
+func sizeOf(v any) int64 {
+	switch v := v.(type) {
+	case string:
+		return int64(len(v)) + 2
+	case []any:
+		n := int64(2)
+		for _, e := range v {
+			n += sizeOf(e) + 1
+		}
+		return n
+	case Row:
+		n := int64(2)
+		for i, e := range v.Values {
+			n += int64(len(v.Columns[i])) + 4 + sizeOf(e)
+		}
+		return n
+	}
+	return 8
+}
+
 // bytesValue is a column value of bytes: a text where it is one.
 func bytesValue(b []byte) any {
 	if utf8.Valid(b) {
