@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 // shortDir is a folder whose path leaves room for a socket's name.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "gt")
 	if err != nil {
@@ -43,7 +43,7 @@ func shortDir(t *testing.T) string {
 
 // serve starts an engine for the client package to talk to, and returns the
 // folder that the test works in.
-func startEngine(t *testing.T) (dir string, e *Engine) {
+func startEngine(t testing.TB) (dir string, e *Engine) {
 	t.Helper()
 	dir = shortDir(t)
 	socket := filepath.Join(dir, "run", "e.sock")
