@@ -4,7 +4,7 @@
 //
 // # Formats
 //
-// Parquet (all codecs, nested columns), JSON lines, a JSON array, CSV and TSV,
+// Parquet (snappy, gzip, brotli, zstd, lz4_raw; nested columns), JSON lines, a JSON array, CSV and TSV,
 // plain text (a row a line), Arrow IPC files and streams; JSON, CSV and text also
 // behind gzip. The values are what the Python library datasets 5 gives for the
 // same file: an empty CSV text, for one, is null.

@@ -3,9 +3,11 @@ package dataset
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -166,5 +168,46 @@ func TestTypes(t *testing.T) {
 				t.Errorf("%d columns", columns)
 			}
 		})
+	}
+}
+
+// Files of many pages, whose values follow a rule. A decoder that was tried first
+// read such lz4 pages and such booleans wrong.
+func TestPages(t *testing.T) {
+	files, err := filepath.Glob("testdata/pages*.parquet")
+	if err != nil || len(files) != 2 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		d, err := Open(context.Background(), Spec{Source: f}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Len() != 8000 {
+			t.Fatalf("%s: %d rows", f, d.Len())
+		}
+		for i := range int64(d.Len()) {
+			var n any
+			if i%3 != 0 {
+				n = i % 50
+			}
+			want := Row{[]string{"text", "b", "n"}, []any{strconv.FormatInt(i*2654435761%(1<<32), 10), i*i%7 < 3, n}}
+			if got := d.Row(int(i)); got.String() != want.String() {
+				t.Fatalf("%s row %d: %s, want %s", f, i, got, want)
+			}
+		}
+	}
+	// The second has checksums: a flipped byte in its data is noticed.
+	b, err := os.ReadFile("testdata/pages_v2.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/3] ^= 1
+	p := filepath.Join(t.TempDir(), "x.parquet")
+	if err := os.WriteFile(p, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(context.Background(), Spec{Source: p}, nil); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "checksum") {
+		t.Error(err)
 	}
 }

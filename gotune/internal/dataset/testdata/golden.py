@@ -123,5 +123,14 @@ def types():
     return [{k: plain(arrow.schema.field(k).type, v) for k, v in r.items()} for r in arrow.to_pylist()]
 
 
+def pages():
+    """Rows enough for several pages and runs; golden_test.go knows the rule of the values."""
+    n = 8000
+    t = pa.table({"text": [str(i * 2654435761 % 2**32) for i in range(n)], "b": [i * i % 7 < 3 for i in range(n)], "n": [None if i % 3 == 0 else i % 50 for i in range(n)]})
+    pq.write_table(t, os.path.join(here, "pages_lz4.parquet"), compression="lz4", use_dictionary=["n"], data_page_size=4096)
+    pq.write_table(t, os.path.join(here, "pages_v2.parquet"), compression="zstd", use_dictionary=["n"], data_page_size=4096, data_page_version="2.0", write_page_checksum=True)
+
+
+pages()
 for f in (splits, layouts, csv, types):
     dump(f.__name__ + ".json", list(f()))
