@@ -14,5 +14,7 @@
 // The order of an epoch depends on Seed and the epoch's number alone, the
 // learning rate on the step's number, so a [State] of a few numbers and the
 // Stepper's own tensors continue a run exactly: the same batches, rates and
-// losses as if it had never stopped.
+// losses as if it had never stopped. A peak rate that was set on the way
+// ([Hooks].Before) is part of the State: it holds after a resumption from any
+// later checkpoint.
 package train

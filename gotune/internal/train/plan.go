@@ -76,7 +76,7 @@ func NewPlan(cfg Config, examples, eval []batch.Example) (*Plan, error) {
 	if p.Warmup == 0 {
 		p.Warmup = int(math.Ceil(cfg.WarmupRatio * float64(p.Steps)))
 	}
-	if p.schedule, err = NewSchedule(cfg.Schedule, cfg.LearningRate, p.Warmup, p.Steps, cfg.ScheduleArgs); err != nil {
+	if p.schedule, err = p.Schedule(cfg.LearningRate); err != nil {
 		return nil, err
 	}
 	p.eval = evalBatches(eval, cfg.EvalBatchSize)
@@ -89,6 +89,12 @@ func NewPlan(cfg Config, examples, eval []batch.Example) (*Plan, error) {
 
 // LearningRate is the rate of a step counted from 0.
 func (p *Plan) LearningRate(step int) float64 { return p.schedule(step) }
+
+// Schedule is the plan's schedule with another peak rate. It fails for a rate
+// that the schedule can't have, for example one below its lowest.
+func (p *Plan) Schedule(peak float64) (Schedule, error) {
+	return NewSchedule(p.Config.Schedule, peak, p.Warmup, p.Steps, p.Config.ScheduleArgs)
+}
 
 // evalBatches groups the rows by length, longest first, so that little is padded.
 func evalBatches(eval []batch.Example, size int) [][]batch.Example {

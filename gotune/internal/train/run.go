@@ -55,6 +55,11 @@ type Hooks struct {
 	// Start is called once before the first step, resumed tells after how many.
 	Start func(p *Plan, resumed int)
 
+	// Before is called before each step with the number of steps done. It may
+	// wait, until ctx ends at the latest, which pauses the run, and returns a new
+	// peak learning rate that holds from this step on; 0 leaves it as it is.
+	Before func(ctx context.Context, done int) (peak float64)
+
 	// Step is called after each step, its logging, evaluation and saving.
 	Step func(Record)
 
@@ -100,7 +105,7 @@ func Run(ctx context.Context, cfg Config, st Stepper, examples, eval []batch.Exa
 
 // Run is the package's Run for a plan that is made already.
 func (p *Plan) Run(ctx context.Context, st Stepper, resume *Snapshot, h Hooks) (Result, error) {
-	r := &runner{plan: p, st: st, hooks: h, state: State{Data: p.Data}, now: time.Now}
+	r := &runner{plan: p, st: st, hooks: h, state: State{Data: p.Data}, now: time.Now, schedule: p.schedule}
 	return r.run(ctx, resume)
 }
 
@@ -110,6 +115,8 @@ type runner struct {
 	hooks Hooks
 	state State
 	now   func() time.Time
+
+	schedule Schedule // the plan's, or that of a rate set by hand
 
 	saved     string // last checkpoint
 	savedStep int
@@ -126,6 +133,9 @@ func (r *runner) run(ctx context.Context, resume *Snapshot) (Result, error) {
 		r.hooks.Start(r.plan, r.state.Step)
 	}
 	for r.state.Step < r.plan.Steps {
+		if err := r.before(ctx); err != nil {
+			return result(""), err
+		}
 		if ctx.Err() != nil {
 			return result(Interrupted), r.saveUnsaved()
 		}
@@ -158,6 +168,32 @@ func (r *runner) resume(s *Snapshot) error {
 	}
 	r.state, r.saved, r.savedStep = s.State, s.Name, s.State.Step
 	r.state.History = append([]LogEntry(nil), s.State.History...)
+	if s.State.LearningRate != 0 {
+		return r.setRate(s.State.LearningRate)
+	}
+	return nil
+}
+
+// before lets the outside pause the run and set the rate.
+func (r *runner) before(ctx context.Context) error {
+	if r.hooks.Before == nil || ctx.Err() != nil {
+		return nil
+	}
+	peak := r.hooks.Before(ctx, r.state.Step)
+	if peak == 0 || peak == r.state.LearningRate {
+		return nil
+	}
+	if r.state.Step > 0 {
+		r.savedStep = -1 // a checkpoint of this step has the old rate
+	}
+	return r.setRate(peak)
+}
+
+func (r *runner) setRate(peak float64) (err error) {
+	if r.schedule, err = r.plan.Schedule(peak); err != nil {
+		return err
+	}
+	r.state.LearningRate = peak
 	return nil
 }
 
@@ -170,7 +206,7 @@ func (r *runner) step() (Record, error) {
 		return Record{}, fmt.Errorf("train: %s: %w", where(), err)
 	}
 	// A step that was skipped did not move the schedule, as in transformers.
-	lr := r.plan.schedule(s.Step - s.Skipped)
+	lr := r.schedule(s.Step - s.Skipped)
 	res, err := r.st.Step(micro, lr)
 	if err != nil {
 		return Record{}, fmt.Errorf("train: %s: %w", where(), err)

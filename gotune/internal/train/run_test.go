@@ -397,7 +397,7 @@ func TestPace(t *testing.T) {
 		t.Fatal(err)
 	}
 	var recs []Record
-	r := &runner{plan: p, st: s, hooks: Hooks{Step: func(rec Record) { recs = append(recs, rec) }}, state: State{Data: p.Data}}
+	r := &runner{plan: p, st: s, hooks: Hooks{Step: func(rec Record) { recs = append(recs, rec) }}, state: State{Data: p.Data}, schedule: p.schedule}
 	clock, calls := time.Unix(0, 0), 0
 	r.now = func() time.Time {
 		if calls++; calls%2 == 0 {

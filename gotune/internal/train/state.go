@@ -25,6 +25,10 @@ type State struct {
 	Tokens  int64   // trained on, padding not counted
 	Seconds float64 // spent in the loop
 
+	// LearningRate is the peak rate that was set while the run trained; 0: it is
+	// the Config's.
+	LearningRate float64 `json:",omitempty"`
+
 	// Data is the plan's; a run continues on the same data only.
 	Data string
 
