@@ -143,5 +143,6 @@ var codecs = map[Type]*codec{
 
 func newCodec(levels [16]float32, scale float32) *codec {
 	l := newLadder(levels)
-	return &codec{levels, l, newGrid(l, scale), newTree(l)}
+	g := newGrid(l, scale)
+	return &codec{levels, l, g, newTree(l, g)}
 }

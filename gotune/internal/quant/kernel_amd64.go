@@ -23,10 +23,11 @@ type tree struct {
 	abs     uint32   // masks the sign off
 	tiny    float32
 	one     float32
+	cells   *cells32 // nil if the code has none
 }
 
-func newTree(l *ladder) *tree {
-	t := &tree{abs: 0x7fffffff, tiny: tiny, one: 1}
+func newTree(l *ladder, g *grid) *tree {
+	t := &tree{cells: newCells32(l, g), abs: 0x7fffffff, tiny: tiny, one: 1}
 	for k := range t.levels {
 		step := 16 >> k
 		for node := range t.levels[k] {
@@ -50,7 +51,11 @@ func (c *codec) packWhole(t *Tensor, first int, w []float32) int {
 		return 0
 	}
 	_, _ = t.Codes[(first+n)*t.BlockSize/2-1], t.Absmax[first+n-1]
-	return packAVX2(&t.Codes[first*t.BlockSize/2], &t.Absmax[first], &w[0], n, t.BlockSize, c.tree)
+	codes, absmax := &t.Codes[first*t.BlockSize/2], &t.Absmax[first]
+	if hasAVX512 && c.tree.cells != nil {
+		return packAVX512(codes, absmax, &w[0], n, t.BlockSize, c.tree.cells)
+	}
+	return packAVX2(codes, absmax, &w[0], n, t.BlockSize, c.tree)
 }
 
 // widenWhole converts the groups of 16 at the front of dst, and returns the

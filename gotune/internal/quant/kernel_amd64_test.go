@@ -82,21 +82,30 @@ func TestKernelEqualsPlain(t *testing.T) {
 
 func compareWithPlain(t *testing.T, typ Type, in safetensors.Tensor, size int) {
 	t.Helper()
-	got, err := QuantizeTensor(typ, in, size, false)
 	var want *Tensor
 	var plainErr error
 	plainly(func() { want, plainErr = QuantizeTensor(typ, in, size, false) })
+	defer func(had bool) { hasAVX512 = had }(hasAVX512)
+	for _, wide := range []bool{false, hasAVX512} {
+		hasAVX512 = wide
+		got, err := QuantizeTensor(typ, in, size, false)
+		sameTensor(t, fmt.Sprintf("AVX-512 %v: ", wide), got, want, err, plainErr)
+	}
+}
+
+func sameTensor(t *testing.T, what string, got, want *Tensor, err, plainErr error) {
+	t.Helper()
 	if fmt.Sprint(err) != fmt.Sprint(plainErr) {
-		t.Fatalf("error %v, the plain way gives %v", err, plainErr)
+		t.Fatalf("%serror %v, the plain way gives %v", what, err, plainErr)
 	}
 	if err != nil {
 		return
 	}
 	if !bytes.Equal(got.Codes, want.Codes) {
 		i := firstDiff(got.Codes, want.Codes)
-		t.Errorf("codes differ from byte %d on: %02x, want %02x", i, got.Codes[i], want.Codes[i])
+		t.Errorf("%scodes differ from byte %d on: %02x, want %02x", what, i, got.Codes[i], want.Codes[i])
 	}
-	sameBits(t, "absmax", got.Absmax, want.Absmax)
+	sameBits(t, what+"absmax", got.Absmax, want.Absmax)
 }
 
 // A weight that is not finite is found in the block it lies in, wherever that is.

@@ -7,7 +7,7 @@ import "github.com/gotune/gotune/gotune/internal/safetensors"
 // tree is what processors with vector kernels search in.
 type tree struct{}
 
-func newTree(*ladder) *tree { return nil }
+func newTree(*ladder, *grid) *tree { return nil }
 
 func (c *codec) packWhole(*Tensor, int, []float32) int { return 0 }
 
