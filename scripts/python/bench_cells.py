@@ -21,7 +21,8 @@ class Kernel:
         self.manager = KernelManager(kernel_name=name)
         if specs:
             self.manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[specs])
-        self.manager.start_kernel(cwd=folder)
+        self.log = open(f"{folder}/{name}.log", "w+")
+        self.manager.start_kernel(cwd=folder, stdout=self.log, stderr=self.log)
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=120)
@@ -41,12 +42,13 @@ class Kernel:
                 break
             said.append(str(message["content"]))
         if reply["parent_header"]["msg_id"] != request or reply["content"]["status"] != "ok":
-            sys.exit(f"the cell failed:\n{code}\n{reply['content']}\n" + "\n".join(said))
+            sys.exit(f"the cell failed:\n{code}\n{reply['content']}\n" + "\n".join(said) + f"\nlog: {open(self.log.name).read()[-2000:]}")
         return seconds
 
     def end(self):
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=False)
+        self.log.close()
 
 
 def plain_spec(folder, gonb):
