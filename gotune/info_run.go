@@ -10,7 +10,7 @@ type RunInfo struct {
 	_ struct{}
 
 	Name            string       // the run's
-	State           string       // RunRunning, RunDone, RunStopped or RunFailed
+	State           string       // RunRunning, RunPaused, RunDone, RunStopped or RunFailed
 	Trainer         Trainer      // the config it runs by, with its defaults filled in
 	OutputDir       string       // absolute
 	Step            int          // optimizer steps done
@@ -30,6 +30,7 @@ type RunInfo struct {
 	Checkpoints     []string     // folders, oldest first
 	TensorBoardDir  string       // where the event files are, "" for none
 	Records         []StepRecord // one a step
+	Controls        []Control    // what was done to it while it was under way
 	Notes           []string     // what the user should know, e.g. that a bug of the original is repeated
 	Error           *Error       // why it failed
 }
@@ -37,6 +38,7 @@ type RunInfo struct {
 // States of a run.
 const (
 	RunRunning = "running" // it has the engine
+	RunPaused  = "paused"  // by [Trainer.Pause]; its memory stays, the device is free for other verbs
 	RunDone    = "done"    // all steps done
 	RunStopped = "stopped" // by an interrupt or [Trainer.Stop]; Train goes on with it
 	RunFailed  = "failed"  // Error says why; Train tries again

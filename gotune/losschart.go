@@ -13,12 +13,14 @@ type curve struct {
 	smooth []float64 // as long as raw
 	evalX  []float64
 	evalY  []float64
+
+	controls []Control // marked where they were
 }
 
 // newCurve takes the finite losses of a record. window is the number of steps
 // that smoothing looks back over; 0 takes a twentieth of the steps, 1 none.
-func newCurve(name string, records []StepRecord, window int) curve {
-	c := curve{name: name}
+func newCurve(name string, records []StepRecord, controls []Control, window int) curve {
+	c := curve{name: name, controls: controls}
 	for _, r := range records {
 		if finite(r.Loss) {
 			c.x = append(c.x, float64(r.Step))
@@ -80,6 +82,7 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	for i, c := range curves {
 		color := seriesColors[i%len(seriesColors)]
 		names = append(names, c.name)
+		b.WriteString(style.controlMarks(p, c.controls, color))
 		b.WriteString(polyline(p, c.x, c.raw, `stroke="`+color+`" stroke-opacity=".45" stroke-width="1"`))
 		b.WriteString(polyline(p, c.x, c.smooth, `stroke="`+color+`" stroke-width="2"`))
 		for j := range c.evalX {
@@ -89,6 +92,40 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	b.WriteString(style.legend(names))
 	b.WriteString(style.textAt(chartWidth-marginRight, 18, "end", chartNote(curves)))
 	return style.svg(lossAlt(curves), b.String())
+}
+
+// labelRoom is the least distance in pixels between the labels of two marks.
+const labelRoom = 90
+
+// controlMarks draws a dashed line where something was done by hand, with a
+// label where there is room; the title of the line, which shows under the mouse,
+// tells all.
+func (s chartStyle) controlMarks(p plane, controls []Control, color string) string {
+	var b strings.Builder
+	free := math.Inf(-1)
+	for from := 0; from < len(controls); {
+		to := from + 1
+		for to < len(controls) && controls[to].Step == controls[from].Step {
+			to++
+		}
+		var lines []string
+		for _, c := range controls[from:to] {
+			lines = append(lines, c.line())
+		}
+		x := p.x(float64(controls[from].Step))
+		b.WriteString(`<path stroke="` + color + `" stroke-dasharray="4 3" d="M` + px(x) + ` ` + px(marginTop) + `V` + px(p.y(p.y0)) + `"><title>` +
+			escape(strings.Join(lines, "\n")) + `</title></path>`)
+		if x >= free {
+			anchor, at := "start", x+4
+			if x > chartWidth-marginRight-labelRoom {
+				anchor, at = "end", x-4
+			}
+			b.WriteString(s.textAt(at, marginTop+10, anchor, oneLine(marks(controls[from:to]), 24)))
+			free = x + labelRoom
+		}
+		from = to
+	}
+	return b.String()
 }
 
 // chartNote says what the lines are.
@@ -107,12 +144,21 @@ func lossAlt(curves []curve) string {
 	var parts []string
 	for _, c := range curves {
 		if n := len(c.raw); n > 0 {
-			parts = append(parts, fmt.Sprintf("%s: %.4f at step %.0f, smoothed %.4f at step %.0f", c.name, c.raw[0], c.x[0], c.smooth[n-1], c.x[n-1]))
+			parts = append(parts, fmt.Sprintf("%s: %.4f at step %.0f, smoothed %.4f at step %.0f", c.name, c.raw[0], c.x[0], c.smooth[n-1], c.x[n-1])+controlAlt(c.controls))
 		} else {
 			parts = append(parts, c.name+": no steps yet")
 		}
 	}
 	return "Loss over steps. " + strings.Join(parts, "; ") + "."
+}
+
+// controlAlt tells the latest marks of a chart in words.
+func controlAlt(controls []Control) string {
+	text := ""
+	for _, c := range controls[max(0, len(controls)-5):] {
+		text += "; " + c.place() + " " + c.mark()
+	}
+	return text
 }
 
 // wholeTicks are ticks at whole numbers only.

@@ -37,7 +37,7 @@ func PlotContext(ctx context.Context, o PlotOptions, runs ...Trainer) error {
 		if err != nil {
 			return err
 		}
-		c := newCurve(info.Name, info.Records, o.Smooth)
+		c := newCurve(info.Name, info.Records, info.Controls, o.Smooth)
 		curves = append(curves, c)
 		last = max(last, info.Step)
 		t.rows = append(t.rows, c.row(info))

@@ -54,6 +54,9 @@ func (t Trainer) follow(ctx context.Context, verb, do string, args any) (RunInfo
 	if len(info.Records) == 0 {
 		info.Records = v.records
 	}
+	if len(info.Controls) == 0 {
+		info.Controls = v.controls
+	}
 	s := current()
 	switch {
 	case err == nil:
@@ -92,8 +95,8 @@ func (v *trainView) finish(err error) {
 	case errors.Is(err, errStillStopping):
 		state = "still stopping; the engine writes a checkpoint"
 	}
-	info := RunInfo{Name: v.name, Records: v.records}
-	v.live.finish(`<div><b>`+escape(v.name)+`</b>: `+escape(state)+`</div>`+info.chart()+finalTable(thin(loggedOnly(v.records), finalRows)).html(), v.name+": "+state)
+	info := RunInfo{Name: v.name, Records: v.records, Controls: v.controls}
+	v.live.finish(`<div><b>`+escape(v.name)+`</b>: `+escape(state)+`</div>`+info.chart()+info.log().html(), v.name+": "+state)
 }
 
 // endTraining ends a cell that was interrupted: the run is safe, so the cell is
@@ -160,7 +163,7 @@ const finalRows = 12
 
 // chart is the run's loss as a picture of its own.
 func (r RunInfo) chart() string {
-	curves := []curve{newCurve(r.Name, r.Records, 0)}
+	curves := []curve{newCurve(r.Name, r.Records, r.Controls, 0)}
 	if len(curves[0].raw) == 0 {
 		return ""
 	}
@@ -199,6 +202,7 @@ func (r RunInfo) facts() table {
 	t := facts("", "run", r.Name, "state", r.stateText(), "loss", loss, "mean loss", mean, "evaluation", eval, "speed", speed,
 		"trained", trained, "memory", memory, "went on from", resumed, "settings", changes(r.Trainer), "folder", r.OutputDir,
 		"TensorBoard", r.TensorBoardDir)
+	t.rows = append(t.rows, controlRows(r.Controls)...)
 	for _, n := range r.Notes {
 		t.rows = append(t.rows, []string{"note", n})
 	}
@@ -207,7 +211,12 @@ func (r RunInfo) facts() table {
 
 // html is the final output of a run, which needs nothing but itself.
 func (r RunInfo) html() string {
-	return r.chart() + finalTable(thin(loggedOnly(r.Records), finalRows)).html() + r.facts().html()
+	return r.chart() + r.log().html() + r.facts().html()
+}
+
+// log is the run's log as a table of a screen's length.
+func (r RunInfo) log() table {
+	return finalTable(thin(loggedOnly(r.Records), finalRows), r.Controls)
 }
 
 // text is the final output in text; whole adds the log.

@@ -14,10 +14,11 @@ import (
 // each line of the log, and on a terminal the state of the run below them.
 type trainView struct {
 	*progressView
-	name    string
-	attach  string // how to see the run again, in Go
-	records []StepRecord
-	headed  bool // the log's head was printed
+	name     string
+	attach   string // how to see the run again, in Go
+	records  []StepRecord
+	controls []Control
+	headed   bool // the log's head was printed
 }
 
 // liveRows is the number of records that the live table shows.
@@ -32,16 +33,34 @@ func newTrainView(what, name string) *trainView {
 func (p *progressView) print(text string) { p.s.print(text) }
 
 func (v *trainView) event(m *wire.Message) {
-	if m.Event != wire.EventStep {
+	switch m.Event {
+	case wire.EventStep:
+		var r StepRecord
+		if json.Unmarshal(m.Data, &r) != nil {
+			return
+		}
+		v.add(r)
+		v.tick()
+	case wire.EventControl:
+		var c Control
+		if json.Unmarshal(m.Data, &c) != nil {
+			return
+		}
+		v.addControl(c)
+		v.tick()
+	default:
 		v.progressView.event(m)
-		return
 	}
-	var r StepRecord
-	if json.Unmarshal(m.Data, &r) != nil {
-		return
+}
+
+// addControl takes what was done to the run.
+func (v *trainView) addControl(c Control) {
+	v.controls = append(v.controls, c)
+	v.dirty = true
+	if len(v.records) == 0 {
+		v.logs = append(v.logs, c.line())
 	}
-	v.add(r)
-	v.tick()
+	v.print("           " + plainText(c.line()) + "\n")
 }
 
 // add takes a step. One that was there already, from before a checkpoint that
@@ -49,6 +68,9 @@ func (v *trainView) event(m *wire.Message) {
 func (v *trainView) add(r StepRecord) {
 	for len(v.records) > 0 && v.records[len(v.records)-1].Step >= r.Step {
 		v.records = v.records[:len(v.records)-1]
+	}
+	for len(v.controls) > 0 && v.controls[len(v.controls)-1].Step >= r.Step {
+		v.controls = v.controls[:len(v.controls)-1]
 	}
 	v.records = append(v.records, r)
 	v.dirty = true
@@ -106,15 +128,18 @@ func (v *trainView) text() string {
 func (v *trainView) html() string {
 	r := v.records[len(v.records)-1]
 	state := secondsText(r.ETA) + " left"
-	if v.stopped {
+	switch {
+	case v.stopped:
 		state = "stopping: the engine ends its step and writes a checkpoint"
+	case isPaused(v.controls):
+		state = "paused until Resume()"
 	}
 	var b strings.Builder
 	b.WriteString(`<div style="min-height:560px"><div><b>` + escape(v.name) + `</b> · ` +
 		escape(fmt.Sprintf("step %d of %d · epoch %.2f · loss %s · %s · %s", r.Step, r.TotalSteps, r.Epoch, lossText(r.Loss), secondsText(r.Seconds), state)) + `</div>`)
 	b.WriteString(fmt.Sprintf(`<progress style="width:%dpx;max-width:100%%" max="%d" value="%d"></progress>`, chartWidth, max(1, r.TotalSteps), r.Step))
-	b.WriteString(lossChart(liveStyle, []curve{newCurve(v.name, v.records, 0)}, r.TotalSteps))
-	b.WriteString(liveTable(v.records).html())
+	b.WriteString(lossChart(liveStyle, []curve{newCurve(v.name, v.records, v.controls, 0)}, r.TotalSteps))
+	b.WriteString(liveTable(v.records, v.controls).html())
 	b.WriteString(`<div><small>` + escape(v.activity()) + `Page reloaded? This shows the run again: <code>` + escape(v.attach) + `</code></small></div></div>`)
 	return onPage(b.String())
 }
@@ -131,21 +156,38 @@ func (v *trainView) activity() string {
 
 // liveTable is the latest lines of the log and the newest step, in a fixed
 // number of rows, so that the page does not move.
-func liveTable(records []StepRecord) table {
+func liveTable(records []StepRecord, controls []Control) table {
 	t := table{head: liveHead}
 	newest := records[len(records)-1]
 	logged := loggedOnly(records)
 	if n := len(logged); n > 0 && logged[n-1].Step == newest.Step {
 		logged = logged[:n-1]
 	}
+	from := 0
+	if n := len(logged) - liveRows; n >= 0 {
+		from = logged[n].Step
+	}
 	logged = logged[max(0, len(logged)-liveRows+1):]
-	for _, r := range append(logged, newest) {
+	rows := append(logged[:len(logged):len(logged)], newest)
+	for _, r := range rows {
 		t.rows = append(t.rows, logRow(r))
 	}
+	t.addMarks(rowMarks(rows, controls, from), len(controls) > 0)
 	for len(t.rows) < liveRows {
-		t.rows = append(t.rows, []string{"\u00a0", "", "", "", "", ""})
+		t.rows = append(t.rows, append([]string{"\u00a0"}, make([]string, len(t.head)-1)...))
 	}
 	return t
+}
+
+// addMarks adds a column for what was done by hand, if anything was.
+func (t *table) addMarks(marks []string, shown bool) {
+	if !shown {
+		return
+	}
+	t.head = append(t.head[:len(t.head):len(t.head)], "by hand")
+	for i := range t.rows {
+		t.rows[i] = append(t.rows[i], marks[i])
+	}
 }
 
 // loggedOnly are the records that make a line of the log.
@@ -164,7 +206,7 @@ var liveHead = []string{"step", "loss", "learning rate", "grad norm", "tok/s", "
 
 // finalTable is the log of a run that has ended: the time is what passed, and
 // evaluations have a column of their own.
-func finalTable(records []StepRecord) table {
+func finalTable(records []StepRecord, controls []Control) table {
 	t := table{head: []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time"}}
 	evaluated := slices.ContainsFunc(records, func(r StepRecord) bool { return r.Evaluated })
 	if evaluated {
@@ -182,6 +224,7 @@ func finalTable(records []StepRecord) table {
 		}
 		t.rows = append(t.rows, row)
 	}
+	t.addMarks(rowMarks(records, controls, 0), len(controls) > 0)
 	return t
 }
 

@@ -14,10 +14,11 @@
 //
 // The verbs and the types of their replies are: dataset.load (DatasetInfo),
 // dataset.rows (Rows), dataset.lengths (Lengths), model.load (ModelInfo),
-// model.unload (StatusInfo), model.generate and run.generate (Generation),
-// run.train, run.attach, run.stop and run.record (RunInfo), run.save
-// (SaveInfo), run.merge (MergeInfo), push (PushInfo), doctor (DoctorInfo),
-// status and free (StatusInfo).
+// model.unload (StatusInfo), model.generate, run.generate and run.sample
+// (Generation), run.train, run.attach, run.stop, run.pause, run.resume,
+// run.setlr and run.record (RunInfo), run.save (SaveInfo), run.merge
+// (MergeInfo), push (PushInfo), doctor (DoctorInfo), status and free
+// (StatusInfo).
 package gotunetest
 
 import (
@@ -71,6 +72,9 @@ func (s *Stream) Log(line string) error { return s.s.Send(wire.EventLog, wire.Lo
 
 // Step sends a step of a run.
 func (s *Stream) Step(r gotune.StepRecord) error { return s.s.Send(wire.EventStep, r) }
+
+// Control sends what was done to a run, such as a pause.
+func (s *Stream) Control(c gotune.Control) error { return s.s.Send(wire.EventControl, c) }
 
 // Token sends the next piece of a generated text.
 func (s *Stream) Token(text string) error {
@@ -196,7 +200,7 @@ func Run(losses ...float64) Handler {
 	}
 }
 
-// Text is a handler for model.generate and run.generate: it sends the pieces
+// Text is a handler for model.generate, run.generate and run.sample: it sends the pieces
 // one by one and replies with the whole text.
 func Text(pieces ...string) Handler {
 	return func(ctx context.Context, r Request, s *Stream) (any, error) {

@@ -31,17 +31,26 @@
 //	model.load      {Model}                           ModelInfo
 //	model.unload    {Model}                           StatusInfo
 //	model.generate  {Model, Prompt, Sampling}         Generation   (token events)
-//	run.train       {Trainer}                         RunInfo      (step events)
-//	run.attach      {Name}                            RunInfo      (step events)
+//	run.train       {Trainer}                         RunInfo      (step and control events)
+//	run.attach      {Name}                            RunInfo      (step and control events)
 //	run.stop        {Name}                            RunInfo
-//	run.record      {Name, OutputDir}                 RunInfo with Records
+//	run.pause       {Name}                            RunInfo with Controls
+//	run.resume      {Name}                            RunInfo with Controls
+//	run.setlr       {Name, LearningRate}              RunInfo with Controls
+//	run.sample      {Name, Prompt, Sampling}          Generation   (token events)
+//	run.record      {Name, OutputDir}                 RunInfo with Records and Controls
 //	run.save        {Name, Dir}                       SaveInfo
 //	run.generate    {Name, Prompt, Sampling}          Generation   (token events)
 //	run.merge       {Name, Dir, Options}              MergeInfo
 //	push            {Dir, Repo, Options}              PushInfo
 //
-// run.train and run.attach first send the run's whole history as step events,
-// then live ones. Every verb may send progress and log events.
+// run.train and run.attach first send the run's whole history as step and
+// control events in their order, then live ones. Every verb may send progress
+// and log events.
+//
+// run.pause, run.resume and run.setlr answer when what they ask for holds: at
+// the end of the step under way. Until then the caller can cancel them. They and
+// run.sample are errors of kind invalid for a run that is not under way.
 //
 // # Safety
 //

@@ -26,6 +26,10 @@ const (
 	VerbRunTrain       = "run.train"
 	VerbRunAttach      = "run.attach"
 	VerbRunStop        = "run.stop"
+	VerbRunPause       = "run.pause"
+	VerbRunResume      = "run.resume"
+	VerbRunSetLR       = "run.setlr"
+	VerbRunSample      = "run.sample"
 	VerbRunRecord      = "run.record"
 	VerbRunSave        = "run.save"
 	VerbRunGenerate    = "run.generate"
@@ -37,6 +41,7 @@ const (
 const (
 	EventProgress = "progress" // data: Progress
 	EventStep     = "step"     // data: gotune.StepRecord
+	EventControl  = "control"  // data: gotune.Control
 	EventToken    = "token"    // data: Token
 	EventLog      = "log"      // data: Log
 )
