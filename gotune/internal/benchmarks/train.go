@@ -207,5 +207,5 @@ func (t *trainBench) report(tokens int) {
 		return s
 	}
 	perCore := func(u []usage) string { return fmt.Sprintf("%.0f tokens/core-s", float64(tokens)/work(u)) }
-	row("  least core-seconds, peer on one thread", perCore(t.ours), "transformers+PEFT "+perCore(t.single), fmt.Sprintf("%.2f×", work(t.single)/work(t.ours)), "≥ 1.00×", work(t.single) >= work(t.ours))
+	row("  least core-seconds, peer on one thread", perCore(t.ours), "transformers+PEFT "+perCore(t.single), fmt.Sprintf("%.3f×", work(t.single)/work(t.ours)), "≥ 1.00×", work(t.single) >= work(t.ours))
 }
