@@ -10,13 +10,20 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/backend"
 )
 
 // job is one process of the whole measurement.
 type job struct {
 	name string
 	cmd  []string
+	env  []string // added to the process's own
 }
+
+// t4Bytes is the pool that a T4 of 16 GB leaves: the stand-in for one on a larger GPU.
+const t4Bytes = 14.5 * (1 << 30)
 
 // all runs every stage and prints the table.
 func all(ctx context.Context, args []string) error {
@@ -39,7 +46,7 @@ func all(ctx context.Context, args []string) error {
 	}
 	whole, two := filepath.Join(*models, "llama2-7b"), filepath.Join(*models, "llama2-7b-2layers")
 	var jobs []job
-	add := func(name string, cmd ...string) { jobs = append(jobs, job{name, cmd}) }
+	add := func(name string, cmd ...string) { jobs = append(jobs, job{name: name, cmd: cmd}) }
 	add("env", self, "env")
 	if missing(filepath.Join(two, "config.json")) {
 		add("synth two layers", *synth, "-shape", "llama2-7b", "-layers", "2", "-out", two)
@@ -57,10 +64,14 @@ func all(ctx context.Context, args []string) error {
 	add("load", self, "load", "-model", whole)
 	add("train", self, "train", "-model", whole)
 	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
+	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
+		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024", "-memory", "recompute,auto")
+		jobs[len(jobs)-1].env = []string{fmt.Sprintf("%s=%.4f", backend.EnvMemoryFraction, t4Bytes/float64(d[0].TotalBytes))}
+	}
 	add("decode", self, "decode", "-model", whole)
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(*models, "merged"))
 	if *peers != "" {
-		add("peers", *python, *peers)
+		add("peers", *python, *peers, "--model", whole)
 	}
 	var records []record
 	failures := 0
@@ -103,6 +114,7 @@ func (j job) run(ctx context.Context, logs string, limit time.Duration) ([]recor
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, j.cmd[0], j.cmd[1:]...)
+	cmd.Env = append(os.Environ(), j.env...)
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	start := time.Now()

@@ -41,7 +41,7 @@ func TestSelected(t *testing.T) {
 // that it gave before.
 func TestFailedJobKeepsRecords(t *testing.T) {
 	logs := t.TempDir()
-	j := job{"a stage", []string{"/bin/sh", "-c", "echo '" + recordMark + `{"stage":"s","case":"c"}` + "'; echo reason >&2; exit 3"}}
+	j := job{name: "a stage", cmd: []string{"/bin/sh", "-c", "echo '" + recordMark + `{"stage":"s","case":"c"}` + "'; echo reason >&2; exit 3"}}
 	list, err := j.run(context.Background(), logs, 1<<40)
 	if len(list) != 1 || err == nil || !strings.Contains(err.Error(), "reason") {
 		t.Errorf("records %v, error %v", list, err)

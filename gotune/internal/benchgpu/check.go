@@ -99,7 +99,7 @@ func reference(ctx context.Context, args []string) error {
 
 // tolerance is the largest relative error of the gradients for a compute type:
 // a few roundings of its operands, of which bfloat16's are 8 times float16's.
-var tolerance = map[string]float64{"float32": 5e-4, "float16": 5e-3, "bfloat16": 4e-2}
+var tolerance = map[string]float64{"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 
 // check compares onePass in a compute type with a reference file.
 func check(ctx context.Context, args []string) error {

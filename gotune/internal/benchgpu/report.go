@@ -33,6 +33,9 @@ func report(w io.Writer, records []record) {
 			continue
 		}
 		name = map[string]string{"train": "gotune ", "peers": ""}[r.Stage] + name
+		for rows[name][column] != "" { // the same case in another pool
+			name += "*"
+		}
 		if _, ok := rows[name]; !ok {
 			order = append(order, name)
 		}
