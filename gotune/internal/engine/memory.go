@@ -1,0 +1,79 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/backend"
+	"github.com/gotune/gotune/gotune/internal/layerwise"
+	checkpoint "github.com/gotune/gotune/gotune/internal/model"
+)
+
+// residuals estimates the bytes that a training step keeps from forward to
+// backward when nothing is computed again, for T tokens in a batch: of every
+// layer its input and the middle of the residual stream [T, D], q and the
+// attention's output [T, H·d], k and v [T, K·d], gate and up [T, F], in the
+// compute type, and the softmax's statistics, float32 [T, H].
+func residuals(c *checkpoint.Config, tokens, elementSize int) int64 {
+	perToken := 2*c.HiddenSize + 2*c.NumHeads*c.HeadDim + 2*c.NumKVHeads*c.HeadDim + 2*c.IntermediateSize
+	return int64(c.NumLayers) * int64(tokens) * int64(perToken*elementSize+4*c.NumHeads)
+}
+
+// workspace estimates what a step needs besides: one layer unpacked, its
+// gradients, attention scores of one layer where they are made whole, and a part
+// of the logits with its gradient.
+func workspace(c *checkpoint.Config, batch, length, elementSize int) int64 {
+	tokens := int64(batch * length)
+	layer := int64(0)
+	for _, p := range checkpoint.Projections {
+		out, in := c.ProjShape(p)
+		layer += int64(out) * int64(in) * int64(elementSize)
+	}
+	activations := tokens * int64(4*c.IntermediateSize+8*c.HiddenSize) * 4
+	scores := int64(batch*c.NumHeads) * int64(length) * int64(length) * 4 * 2
+	logits := int64(512*c.VocabSize) * 4 * 2
+	return layer + activations + scores + logits
+}
+
+// memoryPolicy decides what a step keeps. "auto" keeps all where it is estimated
+// to fit into the device's free memory with a tenth to spare, and keeps layer
+// inputs only otherwise. The text says what was found.
+func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSize int, free int64) (policy, fit string) {
+	keep := residuals(c, batch*length, elementSize)
+	need := keep + workspace(c, batch, length, elementSize)
+	shape := fmt.Sprintf("B=%d×S=%d", batch, length)
+	switch {
+	case setting == "on":
+		return layerwise.MemoryRecompute, "activations are computed again, as asked for"
+	case setting == "off":
+		return layerwise.MemorySave, fmt.Sprintf("activations are kept, as asked for: about %s at %s", gib(keep), shape)
+	case free <= 0:
+		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s at %s", gib(keep), shape)
+	case need <= free-free/10:
+		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s of %s free at %s", gib(need), gib(free), shape)
+	}
+	return layerwise.MemoryRecompute, fmt.Sprintf("activations are computed again: keeping them takes about %s of %s free at %s", gib(need), gib(free), shape)
+}
+
+func gib(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
+
+// elementSize is the bytes of a value of the model's compute type.
+func (l *model) elementSize() int {
+	if l.info.ComputeDType == "float32" {
+		return 4
+	}
+	return 2
+}
+
+// deviceFree is the GPU memory that is left at this moment, 0 where the device
+// is the CPU, whose memory is not asked for ahead.
+func (l *model) deviceFree() int64 {
+	if l.info.Backend != backend.CUDA {
+		return 0
+	}
+	gpus, err := cuda.Devices()
+	if err != nil || len(gpus) == 0 {
+		return 0
+	}
+	return gpus[0].FreeBytes
+}
