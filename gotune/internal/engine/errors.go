@@ -26,6 +26,7 @@ var opNames = map[string]string{
 	wire.VerbDatasetLoad: "load", wire.VerbDatasetRows: "read rows of", wire.VerbDatasetLengths: "count the tokens of",
 	wire.VerbModelLoad: "load", wire.VerbModelUnload: "unload", wire.VerbModelGenerate: "generate with",
 	wire.VerbRunTrain: "train", wire.VerbRunAttach: "attach to", wire.VerbRunStop: "stop", wire.VerbRunRecord: "read the record of",
+	wire.VerbRunPause: "pause", wire.VerbRunResume: "resume", wire.VerbRunSetLR: "set the learning rate of", wire.VerbRunSample: "sample from",
 	wire.VerbRunSave: "save", wire.VerbRunGenerate: "generate with", wire.VerbRunMerge: "merge", wire.VerbPush: "push",
 }
 

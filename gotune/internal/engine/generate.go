@@ -39,18 +39,7 @@ func (e *Engine) runGenerate(c *call, a struct {
 	if err != nil {
 		return gotune.Generation{}, err
 	}
-	l, _, err := c.model(r.config.Model)
-	if err != nil {
-		return gotune.Generation{}, err
-	}
-	if a.Sampling.Base {
-		return c.generate(l, nil, a.Prompt, a.Sampling)
-	}
-	ad, err := r.onDevice(l)
-	if err != nil {
-		return gotune.Generation{}, err
-	}
-	return c.generate(l, ad, a.Prompt, a.Sampling)
+	return c.ask(r, a.Prompt, a.Sampling)
 }
 
 // onDevice is the run's adapter on its model's device: the one in training, or

@@ -96,7 +96,7 @@ func (c *call) loadInto(l *model) error {
 	be, err := backend.Open(m.Device)
 	if err != nil {
 		return &gotune.Error{Kind: gotune.KindNotFound, Object: fmt.Sprintf("model %q", m.Name), Found: err.Error(),
-			Wanted: "a device that works", Next: "see gotune.Doctor()"}
+			Wanted: "a device that works", Next: "leave Device out, which takes what there is; gotune.Doctor() shows it"}
 	}
 	info := backend.Describe(be)
 	dtype := m.Quant.ComputeDType

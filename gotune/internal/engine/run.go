@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/gotune/gotune/gotune"
+	"github.com/gotune/gotune/gotune/internal/events"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	"github.com/gotune/gotune/gotune/internal/lora"
 	"github.com/gotune/gotune/gotune/internal/wire"
@@ -18,12 +20,18 @@ type run struct {
 	engine *Engine
 	config gotune.Trainer // resolved, paths absolute
 	done   chan struct{}  // closed when the work has ended
-	cancel context.CancelFunc
+	ctx    context.Context
+	cancel context.CancelFunc // ends ctx: stop after the current step
+	orders chan order         // to the loop, which takes them between two steps
+	lent   sync.RWMutex       // held by those who read the adapter in training
 
 	mu       sync.Mutex
-	state    gotune.RunInfo // without Records
+	stopping bool
+	state    gotune.RunInfo // without Records and Controls
 	records  []gotune.StepRecord
-	changed  chan struct{} // closed and replaced when there is something new
+	controls []gotune.Control
+	journal  *events.Journal // while the work goes on
+	changed  chan struct{}   // closed and replaced when there is something new
 	progress wire.Progress
 	progressed,
 	logged int // numbers of progress reports and log lines so far
@@ -36,11 +44,13 @@ type run struct {
 // newRun makes a run that is about to start; old is what is known of earlier
 // parts of it, or nil.
 func newRun(e *Engine, t gotune.Trainer, old *run) *run {
-	r := &run{engine: e, config: t, done: make(chan struct{}), changed: make(chan struct{})}
+	r := &run{engine: e, config: t, done: make(chan struct{}), changed: make(chan struct{}), orders: make(chan order)}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
 	nan := math.NaN()
 	r.state = gotune.RunInfo{Name: t.Name, State: gotune.RunRunning, Trainer: t, OutputDir: t.OutputDir, Loss: nan, MeanLoss: nan, EvalLoss: nan}
 	if old != nil && !t.NoResume {
-		r.records = old.withRecords().Records
+		earlier := old.withRecords()
+		r.records, r.controls = earlier.Records, earlier.Controls
 	}
 	return r
 }
@@ -55,17 +65,17 @@ func (r *run) active() bool {
 	}
 }
 
-// stop asks the work to end after the current step, with a checkpoint.
+// stop asks the work to end after the current step, with a checkpoint. why is
+// for the record, "" for the verb Stop.
 func (r *run) stop(why string) {
 	r.mu.Lock()
-	cancel := r.cancel
-	if r.active() && cancel != nil {
-		r.state.Notes = appendNew(r.state.Notes, why)
+	defer r.mu.Unlock()
+	if !r.active() || r.stopping {
+		return
 	}
-	r.mu.Unlock()
-	if cancel != nil {
-		cancel()
-	}
+	r.stopping = true
+	r.controlLocked(gotune.Control{What: gotune.ControlStop, Step: r.stepLocked(), Note: why})
+	r.cancel()
 }
 
 func appendNew(notes []string, note string) []string {
@@ -77,7 +87,7 @@ func appendNew(notes []string, note string) []string {
 	return append(notes, note)
 }
 
-// info is the run's state without its records.
+// info is the run's state without its records and controls.
 func (r *run) info() gotune.RunInfo {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,6 +99,7 @@ func (r *run) withRecords() gotune.RunInfo {
 	defer r.mu.Unlock()
 	info := r.state
 	info.Records = append([]gotune.StepRecord(nil), r.records...)
+	info.Controls = append([]gotune.Control(nil), r.controls...)
 	return info
 }
 
@@ -123,13 +134,14 @@ func (r *run) emit(event string, data any) {
 // news is what a follower has not seen yet.
 type news struct {
 	records  []gotune.StepRecord
+	controls []gotune.Control
 	logs     []string
 	progress *wire.Progress
 	changed  <-chan struct{}
 }
 
 // A cursor is how far a follower has read.
-type cursor struct{ records, logs, progressed int }
+type cursor struct{ records, controls, logs, progressed int }
 
 func (r *run) since(c *cursor) news {
 	r.mu.Lock()
@@ -137,12 +149,13 @@ func (r *run) since(c *cursor) news {
 	if c.records > len(r.records) {
 		c.records = len(r.records) // the run went back to a checkpoint
 	}
-	n := news{records: r.records[c.records:], logs: r.logs[c.logs:], changed: r.changed}
+	c.controls = min(c.controls, len(r.controls))
+	n := news{records: slices.Clone(r.records[c.records:]), controls: slices.Clone(r.controls[c.controls:]), logs: r.logs[c.logs:], changed: r.changed}
 	if c.progressed < r.progressed {
 		p := r.progress
 		n.progress = &p
 	}
-	c.records, c.logs, c.progressed = len(r.records), len(r.logs), r.progressed
+	c.records, c.controls, c.logs, c.progressed = len(r.records), len(r.controls), len(r.logs), r.progressed
 	return n
 }
 
@@ -161,9 +174,7 @@ func (r *run) follow(c *call) (gotune.RunInfo, error) {
 		for _, l := range n.logs {
 			c.log(l)
 		}
-		for _, s := range n.records {
-			c.emit(wire.EventStep, s)
-		}
+		n.tell(c)
 		if ended {
 			info := r.info()
 			if info.Error != nil {
@@ -180,6 +191,21 @@ func (r *run) follow(c *call) (gotune.RunInfo, error) {
 		case <-c.stream.Gone():
 			return r.info(), wire.ErrGone
 		}
+	}
+}
+
+// tell sends steps and controls in their order.
+func (n *news) tell(c *call) {
+	controls := n.controls
+	for _, s := range n.records {
+		for len(controls) > 0 && controls[0].Step < s.Step {
+			c.emit(wire.EventControl, controls[0])
+			controls = controls[1:]
+		}
+		c.emit(wire.EventStep, s)
+	}
+	for _, done := range controls {
+		c.emit(wire.EventControl, done)
 	}
 }
 

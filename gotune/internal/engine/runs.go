@@ -131,6 +131,7 @@ func readRun(e *Engine, name, dir string) (*run, error) {
 		switch l.Kind {
 		case events.KindConfig:
 			r.config = gotune.Trainer{}
+			r.state.State, r.state.Error = "", nil // it went on
 			if err := json.Unmarshal(l.Data, &r.config); err != nil {
 				return nil, fmt.Errorf("journal of run %s: %w", quote(name), err)
 			}
@@ -144,9 +145,10 @@ func readRun(e *Engine, name, dir string) (*run, error) {
 	if r.config.Name != name {
 		return nil, fmt.Errorf("journal %s: %w: it is of run %s, not %s", journalPath(dir), fs.ErrNotExist, quote(r.config.Name), quote(name))
 	}
+	r.controls = replayControls(lines)
 	r.records = events.Replay(lines, events.KindStep, func(s gotune.StepRecord) int { return s.Step })
 	r.state.Trainer = r.config
-	if r.state.State == gotune.RunRunning || r.state.State == "" {
+	if s := r.state.State; s == gotune.RunRunning || s == gotune.RunPaused || s == "" {
 		r.state.State = gotune.RunStopped // the engine ended under it; its checkpoints are there
 	}
 	if n := len(r.records); n > 0 {
@@ -248,7 +250,7 @@ func (e *Engine) runStop(c *call, a struct{ Name string }) (gotune.RunInfo, erro
 	if err != nil {
 		return gotune.RunInfo{}, err
 	}
-	r.stop("stopped by Stop")
+	r.stop("")
 	select {
 	case <-r.done:
 	case <-c.Done():

@@ -66,6 +66,10 @@ func (e *Engine) free(c *call, _ none) (gotune.StatusInfo, error) {
 // busy says that a run has the device, and how to get it.
 func busy(object string, r *run) error {
 	info := r.info()
-	return &gotune.Error{Kind: gotune.KindBusy, Object: object, Found: "run " + quote(info.Name) + " is training (" + stepText(info) + ")",
+	doing := "training"
+	if info.State == gotune.RunPaused {
+		doing = "paused"
+	}
+	return &gotune.Error{Kind: gotune.KindBusy, Object: object, Found: "run " + quote(info.Name) + " is " + doing + " (" + stepText(info) + ")",
 		Wanted: "no run under way", Next: "wait for it, or stop it: gotune.Trainer{Name: " + quote(info.Name) + "}.Stop()"}
 }

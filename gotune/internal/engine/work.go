@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,12 +24,8 @@ import (
 // work is the run from its first byte to its last: load, tokenize, resume,
 // train, save. It is the only writer of the output folder.
 func (r *run) work(caller *call) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	r.mu.Lock()
-	r.cancel = cancel
-	r.mu.Unlock()
-	c := caller.detach(ctx, r.emit)
+	defer r.cancel()
+	c := caller.detach(r.ctx, r.emit)
 	r.engine.begin(c.job)
 	c.about(r.config.Name)
 	defer r.engine.end(c.job)
@@ -49,10 +44,10 @@ func (r *run) work(caller *call) {
 type worker struct {
 	*run
 	*call
-	model   *model
-	plan    *train.Plan
-	journal *events.Journal
-	board   *events.TensorBoard
+	model *model
+	plan  *train.Plan
+	board *events.TensorBoard
+	rate  float64 // the peak that holds
 }
 
 // guarded is all with a panic turned into an error.
@@ -86,7 +81,14 @@ func (w *worker) all() (string, error) {
 	if err != nil {
 		return gotune.RunFailed, err
 	}
-	defer trainer.Free()
+	defer func() {
+		w.mu.Lock()
+		w.live = nil
+		w.mu.Unlock()
+		w.lent.Lock() // an answer under way ends first
+		defer w.lent.Unlock()
+		trainer.Free()
+	}()
 	w.mu.Lock()
 	w.live = trainer
 	w.mu.Unlock()
@@ -123,9 +125,13 @@ func (w *worker) open() (err error) {
 	if err := os.MkdirAll(t.OutputDir, 0o755); err != nil {
 		return err
 	}
-	if w.journal, err = events.OpenJournal(journalPath(t.OutputDir)); err != nil {
+	journal, err := events.OpenJournal(journalPath(t.OutputDir))
+	if err != nil {
 		return err
 	}
+	w.mu.Lock()
+	w.journal = journal
+	w.mu.Unlock()
 	t.NoResume = false
 	if err := w.journal.Append(events.KindConfig, t); err != nil {
 		return err
@@ -215,18 +221,16 @@ func (w *worker) loopConfig() train.Config {
 	} else if id, ok := w.model.tok.EOS(); ok {
 		pad = int(id)
 	}
-	evalSteps := t.EvalSteps
-	if evalSteps == 0 && t.Eval != (gotune.Dataset{}) && t.MaxSteps == 0 {
-		evalSteps = 0 // at the end; epochs of one data set end there too
-	}
 	return train.Config{Epochs: t.Epochs, MaxSteps: t.MaxSteps, BatchSize: t.BatchSize, EvalBatchSize: t.EvalBatchSize, GradAccum: t.GradAccum,
 		LearningRate: t.LearningRate, Schedule: t.LRScheduler, WarmupSteps: t.WarmupSteps, WarmupRatio: t.WarmupRatio,
-		GroupByLength: t.GroupByLength, LogSteps: t.LogSteps, EvalSteps: evalSteps, SaveSteps: max(t.SaveSteps, 0), Seed: t.Seed, Pad: int32(max(pad, 0))}
+		GroupByLength: t.GroupByLength, LogSteps: t.LogSteps, EvalSteps: t.EvalSteps, SaveSteps: max(t.SaveSteps, 0), Seed: t.Seed, Pad: int32(max(pad, 0))}
 }
 
 func (w *worker) options() layerwise.TrainOptions {
 	t := w.config
-	memory := map[string]string{"auto": layerwise.MemoryAuto, "on": layerwise.MemoryRecompute, "off": layerwise.MemorySave}[t.GradientCheckpointing]
+	longest := w.plan.Buckets[len(w.plan.Buckets)-1]
+	memory, fit := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
+	w.update(func(i *gotune.RunInfo) { i.Fit = fit })
 	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, Memory: memory}
 }
 
@@ -277,6 +281,7 @@ func (w *worker) started(a *lora.Adapter, s *train.Snapshot) {
 			w.records = nil
 		}
 	})
+	w.settle(s)
 	if !w.config.NoTensorBoard {
 		w.openBoard(s)
 	}
@@ -306,8 +311,9 @@ func (w *worker) openBoard(s *train.Snapshot) {
 
 func (w *worker) hooks(t *layerwise.Trainer) train.Hooks {
 	return train.Hooks{
-		Step: w.step,
-		Save: func(s train.Snapshot) (string, error) { return w.save(t, s) },
+		Before: w.between,
+		Step:   w.step,
+		Save:   func(s train.Snapshot) (string, error) { return w.save(t, s) },
 		Evaluating: func(done, total int) {
 			w.call.progress(wire.Progress{Task: "evaluate", Done: int64(done), Total: int64(total), Unit: "batches"})
 		},
@@ -390,8 +396,12 @@ func (w *worker) finished(res train.Result) {
 
 // close ends the files. The last state line says how the run ended.
 func (w *worker) close() {
-	if w.journal != nil {
-		if err := errors.Join(w.journal.Append(events.KindState, w.stateLine()), w.journal.Close()); err != nil {
+	w.mu.Lock()
+	journal := w.journal
+	w.journal = nil
+	w.mu.Unlock()
+	if journal != nil {
+		if err := errors.Join(journal.Append(events.KindState, w.stateLine()), journal.Close()); err != nil {
 			w.note(err.Error())
 		}
 	}

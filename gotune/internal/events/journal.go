@@ -24,9 +24,10 @@ type Line struct {
 
 // The kinds that gotune writes.
 const (
-	KindConfig = "config" // the resolved configuration, first, and again when a run goes on
-	KindStep   = "step"   // a step's record
-	KindState  = "state"  // the run began, went on, was saved, ended
+	KindConfig  = "config"  // the resolved configuration, first, and again when a run goes on
+	KindStep    = "step"    // a step's record
+	KindControl = "control" // what was done to the run from outside: paused, its learning rate set, …
+	KindState   = "state"   // the run began, went on, was saved, ended
 )
 
 // A Journal is the record of a run, JSON lines in a file that is only ever
