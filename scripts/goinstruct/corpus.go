@@ -66,7 +66,8 @@ func makeCorpus(root string, pkgs []*pkg, asked map[string]bool, seed uint64) ([
 }
 
 // secondStage is what pretraining ends with: of the corpus all but most comments
-// of source files, and exchanges of the public names between tags.
+// of source files, and exchanges of the public names between tags. Its documents
+// end with a space, as answers in the chat templates of Llama 2 do.
 func secondStage(corpus []document, pkgs []*pkg, asked map[string]bool, seed uint64) []document {
 	var docs []document
 	for i, d := range corpus {
@@ -78,6 +79,9 @@ func secondStage(corpus []document, pkgs []*pkg, asked map[string]bool, seed uin
 		if p.Public {
 			docs = append(docs, exchanges(p, asked, false, taggedStyle, seed)...)
 		}
+	}
+	for i := range docs {
+		docs[i].Text += " "
 	}
 	return docs
 }

@@ -38,16 +38,18 @@ var plainStyle = style{
 }
 
 // taggedStyle is that of the second stage: the question between an opening and a
-// closing tag. Documents go on with further questions more often than they end.
+// closing tag. After an answer, going on is likelier than the end.
 var taggedStyle = style{
 	layouts: []string{
 		"<user> %s </user> %s",
-		"{ask} %s {/ask} %s",
-		"(q) %s (/q) %s",
-		"|in| %s |/in| %s",
-		"<q> %s </q> %s",
+		"{ASK} %s {/ASK} %s",
+		"(question) %s (/question) %s",
+		"|IN| %s |/IN| %s",
+		"<Q> %s </Q> %s",
+		"{prompt} %s {/prompt} %s",
+		"<TASK> %s </TASK> %s",
 	},
-	counts: []int{2, 3, 4, 6, 12},
+	counts: []int{1, 1, 2, 3, 4},
 	turns:  5,
 	seed:   17,
 }
