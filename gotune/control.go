@@ -109,8 +109,11 @@ func (t Trainer) control(ctx context.Context, verb, what string, args any) (RunI
 		if n := len(i.Controls); n > 0 {
 			line = i.Name + ", " + i.Controls[n-1].line()
 		}
-		if i.State == RunPaused {
-			line += "; it is paused until Resume()"
+		switch {
+		case verb == wire.VerbRunPause:
+			line += " until Resume()"
+		case i.State == RunPaused:
+			line += "; still paused"
 		}
 		return "<div>" + escape(line) + "</div>", plainText(line) + "\n"
 	})
