@@ -30,6 +30,7 @@ type Base struct {
 	table       []TensorInfo
 	bytes       int64 // device bytes of the weights as loaded
 	extra       int64 // device bytes of resident unpacked weights
+	headBytes   int   // bound of one chunk of the loss
 	freed       bool
 }
 

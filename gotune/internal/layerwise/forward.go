@@ -224,21 +224,16 @@ func (b *Base) packBatch(bt *batch.Batch, k0, k1 uint32, gradScale float64) (m g
 		return m, md, nil, 0, err
 	}
 	m = geometry{bt.B, bt.S}
-	md = metaFor(m, b.cfg.VocabSize)
+	md = b.metaFor(m)
 	flat, n := md.pack(bt, k0, k1, gradScale)
 	buf, err = b.dev.upload(flat, dtypes.Int32, len(flat))
 	return m, md, buf, n, err
 }
 
 // metaFor lays out the meta vector of a geometry.
-func metaFor(m geometry, vocab int) meta {
+func (b *Base) metaFor(m geometry) meta {
 	t := m.tokens()
-	return meta{tokens: t, padded: paddedRows(t, chunkRows(t, vocab))}
-}
-
-// headFor is the head's graph for a geometry.
-func (b *Base) headFor(m geometry) *headGraph {
-	return &headGraph{eps: b.cfg.RMSNormEps, dt: b.dt, residual: b.residual, chunk: chunkRows(m.tokens(), b.cfg.VocabSize)}
+	return meta{tokens: t, padded: paddedRows(t, chunkRows(t, b.cfg.VocabSize, b.headBytes))}
 }
 
 // Logits runs the model on a batch and returns f32 [B·S·V]. ad may be nil for the
@@ -286,26 +281,6 @@ func (b *Base) run(ad *DeviceAdapter, bt *batch.Batch, each func(layer int, y co
 	}
 	defer drop(x)
 	return end(m, md, packed, x)
-}
-
-// lossOf runs the model on a batch and returns the sum of its cross-entropies.
-func (b *Base) lossOf(ad *DeviceAdapter, bt *batch.Batch) (sum float64, err error) {
-	err = b.run(ad, bt, nil, func(m geometry, md meta, packed, x compute.Buffer) error {
-		out, err := b.call(fmt.Sprintf("loss B%d S%d", m.b, m.s), []compute.Buffer{packed, x, b.norm, b.head}, nil, func(in []*Node) []*Node {
-			rows, targets, _ := md.labels(in[0])
-			return []*Node{b.headFor(m).loss(in[1], in[2], in[3], rows, targets, md.scalar(in[0], metaCount))}
-		})
-		if err != nil {
-			return err
-		}
-		defer drop(out...)
-		v, err := download[float32](out[0], 1)
-		if err == nil {
-			sum = float64(v[0])
-		}
-		return err
-	})
-	return sum, err
 }
 
 func firstError(errs ...error) error {

@@ -103,7 +103,7 @@ func Load(ctx context.Context, be compute.Backend, ck *model.Checkpoint, o LoadO
 	if err := ck.Check(); err != nil {
 		return nil, err
 	}
-	b = &Base{dev: dev, cfg: ck.Config, opt: o, dt: dt, residual: dt}
+	b = &Base{dev: dev, cfg: ck.Config, opt: o, dt: dt, residual: dt, headBytes: headBytes}
 	if dt == dtypes.Float16 {
 		b.residual = dtypes.Float32 // the residual stream outgrows float16
 	}

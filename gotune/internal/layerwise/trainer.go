@@ -220,7 +220,7 @@ func (g *gradients) free() {
 func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale float64) (err error) {
 	b := t.base
 	k0, k1 := dropoutKeys(t.opt.Seed, t.calls, micro)
-	m, md, packed, _, err := b.packBatch(bt, k0, k1, gradScale)
+	m, md, packed, supervised, err := b.packBatch(bt, k0, k1, gradScale)
 	if err != nil {
 		return err
 	}
@@ -245,19 +245,14 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 		inputs, saved[i] = append(inputs, y), r
 	}
 	last := len(b.layers)
-	out, err := b.call(fmt.Sprintf("head B%d S%d", m.b, m.s), []compute.Buffer{packed, inputs[last], b.norm, b.head}, nil, func(in []*Node) []*Node {
-		rows, targets, inverse := md.labels(in[0])
-		loss, dx := b.headFor(m).forwardBackward(in[1], in[2], in[3], rows, targets, inverse,
-			md.scalar(in[0], metaCount), bitsF32(md.scalar(in[0], metaScale)))
-		return []*Node{loss, dx}
-	})
+	loss, dy, err := b.newHeadRun(m, md, packed, inputs[last], supervised).forwardBackward()
 	if err != nil {
 		return err
 	}
-	g.losses = append(g.losses, out[0])
+	g.losses = append(g.losses, loss)
 	drop(inputs[last])
 	inputs = inputs[:last]
-	return t.backward(g, c, inputs, saved, out[1])
+	return t.backward(g, c, inputs, saved, dy)
 }
 
 // backward runs the layers in reverse, down to the lowest that is trained. It

@@ -197,7 +197,7 @@ func dropoutLoss(t *testing.T, tr *Trainer, bt *batch.Batch, flat []float32) flo
 // bfloat16 and float16 compute give float32's loss and gradient direction within
 // their precision, and train.
 func TestHalfPrecision(t *testing.T) {
-	const name = "gqa_all"
+	const name = "gqa_qv"
 	dir := oracle.Dir(t, "llama", "gqa")
 	bt := goldenBatch(openGolden(t, "lora", name, "expect.safetensors"))
 	a := loadAdapter(t, "lora", name)
