@@ -39,7 +39,7 @@ func table(head []string, rows [][]string) string {
 // statusResult shows an engine's status: a line about the process, then what it holds and does.
 func statusResult(s *gotune.StatusInfo) *magicResult {
 	head := fmt.Sprintf("Engine %s, process %d, up %s. %s: %s held, %s at most. Host memory %s.", s.Version, s.PID, spanText(s.Seconds),
-		orNone(s.Backend, "no device in use"), bytesText(s.DeviceBytes), bytesText(s.DevicePeak), bytesText(s.HostBytes))
+		orNone(s.Backend, "No device in use"), bytesText(s.DeviceBytes), bytesText(s.DevicePeak), bytesText(s.HostBytes))
 	var rows [][]string
 	for _, m := range s.Models {
 		rows = append(rows, []string{"model", m.Model.Name, fmt.Sprintf("%s, %.1f M parameters on %s", m.Architecture, float64(m.Params)/1e6, m.Backend), bytesText(m.DeviceBytes)})

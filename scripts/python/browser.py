@@ -35,7 +35,7 @@ def lab(folder):
     log = open(folder / "jupyterlab.log", "w")
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.root_dir={folder}", f"--port={port}", "--ServerApp.port_retries=0",
-         f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--allow-root", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+         f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--allow-root"],
         stdout=log, stderr=log, cwd=folder)
     base = f"http://127.0.0.1:{port}"
     try:
@@ -98,6 +98,9 @@ def main():
         folder = Path(tmp)
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "JUPYTER_RUNTIME_DIR"):
             os.environ[name] = str(folder / ".jupyter" / name.lower())
+        settings = Path(os.environ["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab" / "apputils-extension"
+        settings.mkdir(parents=True)
+        (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
         name = Path(o.notebook).name
         shutil.copy(o.notebook, folder / name)
         with lab(folder) as (base, token), sync_playwright() as play:
