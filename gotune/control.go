@@ -170,12 +170,13 @@ func (c Control) mark() string {
 	return c.What
 }
 
-// marks joins what was done at one place, each thing once.
+// marks joins what was done at one place, each thing once. That a run went on is
+// left out where its pause is told.
 func marks(controls []Control) string {
 	var parts []string
 	seen := map[string]bool{}
 	for _, c := range controls {
-		if m := c.mark(); !seen[m] {
+		if m := c.mark(); !seen[m] && !(c.What == ControlResume && seen["paused"]) {
 			seen[m] = true
 			parts = append(parts, m)
 		}

@@ -94,9 +94,6 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	return style.svg(lossAlt(curves), b.String())
 }
 
-// labelRoom is the least distance in pixels between the labels of two marks.
-const labelRoom = 90
-
 // controlMarks draws a dashed line where something was done by hand, with a
 // label where there is room; the title of the line, which shows under the mouse,
 // tells all.
@@ -116,12 +113,14 @@ func (s chartStyle) controlMarks(p plane, controls []Control, color string) stri
 		b.WriteString(`<path stroke="` + color + `" stroke-dasharray="4 3" d="M` + px(x) + ` ` + px(marginTop) + `V` + px(p.y(p.y0)) + `"><title>` +
 			escape(strings.Join(lines, "\n")) + `</title></path>`)
 		if x >= free {
+			label := oneLine(marks(controls[from:to]), 32)
+			width := 10 + 7*float64(len([]rune(label))) // a character is about 7 pixels wide
 			anchor, at := "start", x+4
-			if x > chartWidth-marginRight-labelRoom {
+			if x+width > chartWidth {
 				anchor, at = "end", x-4
 			}
-			b.WriteString(s.textAt(at, marginTop+10, anchor, oneLine(marks(controls[from:to]), 24)))
-			free = x + labelRoom
+			b.WriteString(s.textAt(at, marginTop+10, anchor, label))
+			free = x + width
 		}
 		from = to
 	}

@@ -151,6 +151,11 @@ func TestCommands(t *testing.T) {
 	e.Reply(wire.VerbRunMerge, gotune.MergeInfo{Dir: "/m", Tensors: 3})
 	e.Reply(wire.VerbPush, gotune.PushInfo{URL: "http://hub/me/x", DryRun: true})
 	e.Reply(wire.VerbRunStop, gotune.RunInfo{Name: "r", State: gotune.RunStopped, Step: 3, TotalSteps: 9})
+	e.Reply(wire.VerbRunPause, gotune.RunInfo{Name: "r", State: gotune.RunPaused, Step: 3, TotalSteps: 9, Controls: []gotune.Control{{Step: 3, What: gotune.ControlPause}}})
+	e.Reply(wire.VerbRunSetLR, gotune.RunInfo{Name: "r", State: gotune.RunRunning, Step: 3, TotalSteps: 9,
+		Controls: []gotune.Control{{Step: 3, What: gotune.ControlRate, Old: 2e-4, New: 1e-4}}})
+	e.Fail(wire.VerbRunResume, &gotune.Error{Kind: gotune.KindInvalid, Op: "resume", Object: `run "r"`, Found: "it is not paused", Wanted: "a paused run"})
+	e.Handle(wire.VerbRunSample, gotunetest.Text("A view ", "so far."))
 	e.Fail(wire.VerbDoctor, &gotune.Error{Kind: gotune.KindMemory, Op: "look", Found: "little", Next: "buy more"})
 	for _, tt := range []struct {
 		args string
@@ -172,6 +177,14 @@ func TestCommands(t *testing.T) {
 		{"push out me/x --dry-run", 0, "nothing was sent"},
 		{"push out nowhere", 1, `a repository "owner/name"`},
 		{"stop r", 0, "r: stopped at step 3 of 9"},
+		{"pause r", 0, "r, after step 3: paused until Resume()"},
+		{"pause", 2, "Run 'gotune pause --help'"},
+		{"resume r", 1, "resume run \"r\": not valid\n\thave it is not paused"},
+		{"lr r 1e-4", 0, "r, after step 3: learning rate 2.00e-04 → 1.00e-04"},
+		{"lr r fast", 2, `VALUE is "fast"`},
+		{"lr r 3", 1, "a number above 0 and below 1"},
+		{"sample r hello --max-new-tokens 9", 0, "A view so far."},
+		{"sample r", 2, "Run 'gotune sample --help'"},
 		{"doctor", 1, "hint: buy more"},
 		{"version", 0, "gotune "},
 		{"help train", 0, "also per_device_train_batch_size"},

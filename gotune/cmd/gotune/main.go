@@ -71,7 +71,7 @@ goes on when a command ends, and ends by itself when it has nothing to do.`,
 	root.SetVersionTemplate("gotune {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.AddGroup(&cobra.Group{ID: "work", Title: "Work:"}, &cobra.Group{ID: "engine", Title: "Engine and machine:"})
-	for _, c := range []*cobra.Command{trainCmd(), attachCmd(), generateCmd(), chatCmd(), saveCmd(), mergeCmd(), pushCmd()} {
+	for _, c := range []*cobra.Command{trainCmd(), attachCmd(), pauseCmd(), resumeCmd(), rateCmd(), sampleCmd(), generateCmd(), chatCmd(), saveCmd(), mergeCmd(), pushCmd()} {
 		c.GroupID = "work"
 		root.AddCommand(c)
 	}
