@@ -42,8 +42,8 @@ func (s symbol) Qualified() string {
 	return base + "." + s.Name
 }
 
-// readPackages reads every package below root/src, in order of import path.
-func readPackages(root string) ([]*pkg, error) {
+// readPackages reads every package below root/src that keep wants, in order of import path.
+func readPackages(root string, keep func(path string) bool) ([]*pkg, error) {
 	src := filepath.Join(root, "src")
 	var pkgs []*pkg
 	err := filepath.WalkDir(src, func(dir string, d fs.DirEntry, err error) error {
@@ -54,6 +54,9 @@ func readPackages(root string) ([]*pkg, error) {
 		rel = filepath.ToSlash(rel)
 		if base := path.Base(rel); base == "testdata" || base != "." && strings.HasPrefix(base, ".") || !mayUse(rel) {
 			return filepath.SkipDir
+		}
+		if !keep(rel) {
+			return nil
 		}
 		p, err := readPackage(dir, rel)
 		if p != nil {

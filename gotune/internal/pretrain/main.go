@@ -84,7 +84,7 @@ func (s *settings) trainFlags(fs *flag.FlagSet) {
 	fs.IntVar(&s.length, "length", 512, "tokens a row")
 	fs.IntVar(&s.steps, "steps", 5000, "steps")
 	fs.IntVar(&s.warmup, "warmup", 200, "steps in which the rate rises from 0")
-	fs.IntVar(&s.every, "every", 500, "steps between evaluations, samples and saved states")
+	fs.IntVar(&s.every, "every", 500, "steps between evaluations, samples and saved states; 0 for none")
 	fs.Float64Var(&s.rate, "rate", 3e-3, "peak learning rate")
 	fs.Float64Var(&s.floor, "floor", 0.03, "last learning rate, as a share of the peak")
 	fs.Float64Var(&s.decay, "decay", 0.1, "weight decay of matrices")

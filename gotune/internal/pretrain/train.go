@@ -59,7 +59,7 @@ func train(ctx context.Context, s settings) error {
 				norm, t.packer.epoch+1, float64(s.rows*s.length)/per, per*float64(s.steps-t.done))
 			sum, since = 0, 0
 		}
-		if t.done%s.every == 0 || t.done == s.steps {
+		if s.every > 0 && (t.done%s.every == 0 || t.done == s.steps) {
 			if err := t.look(); err != nil {
 				return err
 			}
