@@ -34,10 +34,11 @@ const (
 	ControlStop   = "stop"
 )
 
-// Pause holds the run at the end of its step, and returns once it is held. Its
-// memory stays, so that it goes on at once, but the device is free for other
-// verbs: generate, load, look at data. [Trainer.Resume] goes on; Stop and an
-// interrupt of the training cell work too. Only the Name matters.
+// Pause holds the run at the end of its step and of the evaluation and the
+// checkpoint that are due then, and returns once it is held. Its memory stays, so
+// that it goes on at once, but the device is free for other verbs: generate,
+// load, look at data. [Trainer.Resume] goes on; Stop and an interrupt of the
+// training cell work too. Only the Name matters.
 //
 // A run that is paused already or not under way is ErrInvalid. Interrupting the
 // cell before the run is held leaves it alone.

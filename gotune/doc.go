@@ -31,6 +31,17 @@
 // is a table, a progress bar, a live chart; elsewhere it is plain text on
 // standard output. [SetOutput] sends it somewhere else.
 //
+// # A run under way
+//
+// From another notebook, or a terminal, a run that trains can be held
+// ([Trainer.Pause], [Trainer.Resume]), given another rate
+// ([Trainer.SetLearningRate]), asked ([Trainer.Sample]) and stopped
+// ([Trainer.Stop]). The literal's name is enough:
+//
+//	gotune.Must(gotune.Trainer{Name: "llama-2-7b-miniguanaco"}.SetLearningRate(1e-4))
+//
+// Each is a [Control] in the run's record, and shows in its chart and table.
+//
 // # Errors and interrupts
 //
 // Verbs return errors ([Error]); [Check] and [Must] print one with its hint and

@@ -35,7 +35,7 @@ func (m Model) GenerateContext(ctx context.Context, prompt string, s Sampling) (
 
 // Generate writes a text that follows the prompt, with the run's adapter on the
 // model, or without it if s.Base is set; it shows token by token. It works while
-// the run trains, too.
+// the run trains, too; [Trainer.Sample] then keeps the answer in the record.
 func (t Trainer) Generate(prompt string, s Sampling) (Generation, error) {
 	return t.GenerateContext(inCell, prompt, s)
 }

@@ -124,7 +124,7 @@ func (k *kernel) magicStop(ctx context.Context, names []string) (*magicResult, e
 			return nil, err
 		}
 		for _, r := range s.Runs {
-			if r.State == gotune.RunRunning {
+			if r.State == gotune.RunRunning || r.State == gotune.RunPaused {
 				names = append(names, r.Name)
 			}
 		}
