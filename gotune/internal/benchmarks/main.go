@@ -92,6 +92,16 @@ func row(measure, ours, other, ratio, goal string, reached bool) {
 	fmt.Println(strings.Join([]string{"ROW", measure, ours, other, ratio, goal, verdict}, "\t"))
 }
 
+// busy says whether other programs keep about all cores at work.
+func busy() bool {
+	var n float64
+	b, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &n)
+	}
+	return err == nil && n > 0.75*float64(runtime.NumCPU())
+}
+
 // load tells how busy the machine is with other work.
 func load() string {
 	b, err := os.ReadFile("/proc/loadavg")
