@@ -1,6 +1,7 @@
 package layerwise
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/gomlx/compute"
@@ -8,8 +9,19 @@ import (
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 )
 
-// geometry is the static shape of one call: B rows of S tokens.
-type geometry struct{ b, s int }
+// geometry is the static shape of one call: B rows of S tokens, and whether they
+// take fused attention.
+type geometry struct {
+	b, s  int
+	fused bool
+}
+
+func (m geometry) key() string {
+	if m.fused {
+		return fmt.Sprintf("B%d S%d fused", m.b, m.s)
+	}
+	return fmt.Sprintf("B%d S%d", m.b, m.s)
+}
 
 func (m geometry) tokens() int { return m.b * m.s }
 
@@ -36,22 +48,32 @@ func visible(segments *Node, window int) *Node {
 		BroadcastToDims(InsertAxes(segments, 1), b, s, s)))
 }
 
+// biasOf is 0 where a key is visible and masked elsewhere, f32 [B, S, S].
+func biasOf(segments *Node, window int) *Node {
+	see := visible(segments, window)
+	g := segments.Graph()
+	return Where(see, Zeros(g, shapeOf(dtypes.Float32, see.Shape().Dimensions...)), scalarF32(g, masked))
+}
+
 // attention is causal attention of K key heads, each shared by G query heads:
 //
 //	P = softmax(q·kᵀ/√d + bias),  o = P·v
 //
-// in plain products. Queries are taken in blocks of rows, each with the keys that
+// as one operation of the device where fused is set, else in plain products, the
+// reference of the other. Queries are taken in blocks of rows, each with the keys that
 // its rows can see at all: about half of the products of the full square, and
 // scores small enough for the cache.
 type attention struct {
 	geometry
 	heads, kv, dim int // H, K, d
 	window         int
-	bias           *Node // f32 [B, S, S]: 0, or masked
+	bias           *Node // f32 [B, S, S]: 0, or masked; nil when fused
+	fused          fusedAttention
 }
 
 // saved is what attention keeps for its backward pass: q [B, K, S, G, d], k and v
-// [B, K, S, d], and the rows' log-sum-exp f32 [B, K, S, G].
+// [B, K, S, d], and the rows' log-sum-exp f32 [B, K, S, G]. Fused attention keeps
+// [B, S, H, d], [B, S, K, d] and [B, H, S].
 type saved struct{ q, k, v, lse *Node }
 
 // block is a range of queries and the range of keys they can see.
@@ -89,6 +111,15 @@ func (a *attention) fromKey(x *Node) *Node {
 	return Reshape(TransposeAllAxes(x, 0, 2, 1, 3), a.tokens(), a.kv, a.dim)
 }
 
+// split and merge change between [T, heads, d] and [B, S, heads, d].
+func (a *attention) split(x *Node) *Node {
+	return Reshape(x, a.b, a.s, x.Shape().Dim(1), a.dim)
+}
+
+func (a *attention) merge(x *Node) *Node {
+	return Reshape(x, a.tokens(), x.Shape().Dim(2), a.dim)
+}
+
 // rows cuts axis 2 of x.
 func rows(x *Node, from, to int) *Node {
 	if from == 0 && to == x.Shape().Dim(2) {
@@ -109,6 +140,11 @@ func (a *attention) scores(q, k *Node, c block) *Node {
 // forward takes q [T, H, d], k and v [T, K, d] and returns o [T, H, d] and what
 // backward needs.
 func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
+	if a.fused != nil {
+		s = &saved{q: a.split(q), k: a.split(k), v: a.split(v)}
+		o, s.lse = a.fused.forward(s.q, s.k, s.v)
+		return a.merge(o), s
+	}
 	s = &saved{q: a.toQuery(q), k: a.toKey(k), v: a.toKey(v)}
 	var outs, lses []*Node
 	for _, c := range a.blocks() {
@@ -133,6 +169,10 @@ func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
 //
 // (Dao et al., arXiv:2205.14135, section 3 and appendix B).
 func (a *attention) backward(s *saved, o, do *Node) (dq, dk, dv *Node) {
+	if a.fused != nil {
+		dq, dk, dv = a.fused.backward(s.q, s.k, s.v, a.split(o), s.lse, a.split(do))
+		return a.merge(dq), a.merge(dk), a.merge(dv)
+	}
 	dt := s.q.DType()
 	sums := ReduceSum(Mul(ConvertDType(do, dtypes.Float32), ConvertDType(o, dtypes.Float32)), -1)
 	sums = TransposeAllAxes(Reshape(sums, a.b, a.s, a.kv, a.heads/a.kv), 0, 2, 1, 3)

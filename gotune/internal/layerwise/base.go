@@ -28,9 +28,10 @@ type Base struct {
 	norm        compute.Buffer // f32 [D]
 	layers      []*layerWeights
 	table       []TensorInfo
-	bytes       int64 // device bytes of the weights as loaded
-	extra       int64 // device bytes of resident unpacked weights
-	headBytes   int   // bound of one chunk of the loss
+	bytes       int64            // device bytes of the weights as loaded
+	extra       int64            // device bytes of resident unpacked weights
+	headBytes   int              // bound of one chunk of the loss
+	choice      *attentionChoice // nil until the first batch
 	freed       bool
 }
 

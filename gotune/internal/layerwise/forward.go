@@ -19,13 +19,17 @@ const (
 )
 
 // passContext is what all layers of one pass share, made by the embedding program.
+// There is no bias with fused attention.
 type passContext struct {
 	geometry
 	cos, sin, bias, keys compute.Buffer
 }
 
 func (c *passContext) buffers() []compute.Buffer {
-	return []compute.Buffer{c.cos, c.sin, c.bias, c.keys}
+	if c.fused {
+		return []compute.Buffer{c.cos, c.sin, c.keys}
+	}
+	return []compute.Buffer{c.cos, c.sin, c.keys, c.bias}
 }
 
 func (c *passContext) free() { drop(c.buffers()...) }
@@ -51,7 +55,7 @@ func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k kee
 }
 
 func (k *layerKind) key() string {
-	return fmt.Sprintf("B%d S%d %s lora %s drop %v keep %d", k.b, k.s, specsKey(k.specs), k.lora.key(), k.dropout, k.keep)
+	return fmt.Sprintf("%s %s lora %s drop %v keep %d", k.geometry.key(), specsKey(k.specs), k.lora.key(), k.dropout, k.keep)
 }
 
 // layer is the graph of one layer from its common inputs.
@@ -63,6 +67,9 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 		norm1: in.weights[0], norm2: in.weights[1], cos: in.cos, sin: in.sin,
 		attn: &attention{geometry: k.geometry, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
 			window: b.cfg.SlidingWindow, bias: in.bias},
+	}
+	if k.fused {
+		l.attn.fused = b.attention().fused
 	}
 	rest := in.weights[2:]
 	for i := range k.specs {
@@ -85,8 +92,10 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 // split cuts a layer program's inputs: n of its own, then the common ones.
 func (k *layerKind) split(in []*Node, n int) (own []*Node, common layerInputs) {
 	own, rest := in[:n], in[n:]
-	common.cos, common.sin, common.bias, common.keys = rest[0], rest[1], rest[2], rest[3]
-	rest = rest[4:]
+	common.cos, common.sin, common.keys, rest = rest[0], rest[1], rest[2], rest[3:]
+	if !k.fused {
+		common.bias, rest = rest[0], rest[1:]
+	}
 	if len(k.lora) > 0 {
 		common.where, common.flat, rest = rest[0], rest[1], rest[2:]
 	}
@@ -118,20 +127,24 @@ func (b *Base) call(key string, in []compute.Buffer, donate []int, build func(in
 
 // start embeds a packed batch: x [T, D] and the pass's context.
 func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buffer, c *passContext, err error) {
-	out, err := b.call(fmt.Sprintf("embed B%d S%d", m.b, m.s), []compute.Buffer{packed, b.embed}, nil, func(in []*Node) []*Node {
+	out, err := b.call("embed "+m.key(), []compute.Buffer{packed, b.embed}, nil, func(in []*Node) []*Node {
 		v, embed := in[0], in[1]
 		x := ConvertDType(Gather(embed, InsertAxes(md.ids(v), -1)), b.residual)
 		cos, sin := ropeTable(md.positions(v), b.cfg.InvFreq())
-		see := visible(Reshape(md.segments(v), m.b, m.s), b.cfg.SlidingWindow)
-		g := v.Graph()
-		bias := Where(see, Zeros(g, shapeOf(dtypes.Float32, see.Shape().Dimensions...)), scalarF32(g, masked))
 		keys := Slice(v, AxisRange(md.size()-metaTail+metaKey0, md.size()-metaTail+metaKey1+1))
-		return []*Node{x, cos, sin, bias, keys}
+		if m.fused {
+			return []*Node{x, cos, sin, keys}
+		}
+		return []*Node{x, cos, sin, keys, biasOf(Reshape(md.segments(v), m.b, m.s), b.cfg.SlidingWindow)}
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	return out[0], &passContext{geometry: m, cos: out[1], sin: out[2], bias: out[3], keys: out[4]}, nil
+	c = &passContext{geometry: m, cos: out[1], sin: out[2], keys: out[3]}
+	if !m.fused {
+		c.bias = out[4]
+	}
+	return out[0], c, nil
 }
 
 // forwardLayer runs layer i. It returns y and, with keepResiduals, the residuals.
@@ -223,7 +236,7 @@ func (b *Base) packBatch(bt *batch.Batch, k0, k1 uint32, gradScale float64) (m g
 	if err = bt.Check(b.cfg.VocabSize); err != nil {
 		return m, md, nil, 0, err
 	}
-	m = geometry{bt.B, bt.S}
+	m = geometry{b: bt.B, s: bt.S, fused: b.fuses(bt)}
 	md = b.metaFor(m)
 	flat, n := md.pack(bt, k0, k1, gradScale)
 	buf, err = b.dev.upload(flat, dtypes.Int32, len(flat))

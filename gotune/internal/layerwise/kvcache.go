@@ -191,7 +191,7 @@ func (d *Decoder) stepLayers(token compute.Buffer) (logits compute.Buffer, err e
 	}
 	x := out[0]
 	for i := range b.layers {
-		kind := b.kind(i, geometry{1, 1}, d.ad, 0, keepNothing)
+		kind := b.kind(i, geometry{b: 1, s: 1}, d.ad, 0, keepNothing)
 		in := append([]compute.Buffer{x, token, b.embed, d.caches[2*i], d.caches[2*i+1]}, b.decodeArguments(i, d.ad)...)
 		out, err := b.call("decode "+kind.key(), in, []int{0, 3, 4}, func(n []*Node) []*Node {
 			_, place := b.embedToken(n[1], n[2], d.room)

@@ -42,6 +42,9 @@ type LoadOptions struct {
 	// with the same results. 0 means 2 GiB where the device's memory is the
 	// host's, else none; a negative value means none.
 	ResidentBytes int64
+
+	// Attention is AttentionAuto or AttentionPlain; "" means AttentionAuto.
+	Attention string
 }
 
 // Progress is one report of [Load].
@@ -69,6 +72,13 @@ func (o *LoadOptions) validate(cpu bool) (dt dtypes.DType, err error) {
 	case QuantNone, QuantNF4, QuantFP4:
 	default:
 		return dt, fmt.Errorf("layerwise: load: quantization %q is unknown; want %s, %s or %s", o.Quant, QuantNone, QuantNF4, QuantFP4)
+	}
+	switch o.Attention {
+	case "":
+		o.Attention = AttentionAuto
+	case AttentionAuto, AttentionPlain:
+	default:
+		return dt, fmt.Errorf("layerwise: load: attention %q is unknown; want %s or %s", o.Attention, AttentionAuto, AttentionPlain)
 	}
 	if o.BlockSize == 0 {
 		o.BlockSize = 64

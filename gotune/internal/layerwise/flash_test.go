@@ -1,0 +1,152 @@
+package layerwise
+
+import (
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/lora"
+	"github.com/gotune/gotune/gotune/internal/oracle"
+)
+
+// plainFused is fused attention's contract in plain products: what a device's own
+// operation must compute, for devices that have none. A wrong value shows whether
+// a difference is seen.
+type plainFused struct{ wrong float64 }
+
+func (plainFused) plain(q, k *Node) *attention {
+	d := q.Shape().Dimensions
+	m := geometry{b: d[0], s: d[1]}
+	return &attention{geometry: m, heads: d[2], kv: k.Shape().Dim(2), dim: d[3], bias: biasOf(Ones(q.Graph(), shapeOf(dtypes.Int32, m.b, m.s)), 0)}
+}
+
+func (f plainFused) forward(q, k, v *Node) (o, lse *Node) {
+	a := f.plain(q, k)
+	o, s := a.forward(a.merge(q), a.merge(k), a.merge(v))
+	return a.split(o), Reshape(TransposeAllAxes(s.lse, 0, 1, 3, 2), a.b, a.heads, a.s)
+}
+
+func (f plainFused) backward(q, k, v, o, lse, do *Node) (dq, dk, dv *Node) {
+	a := f.plain(q, k)
+	s := &saved{q: a.toQuery(a.merge(q)), k: a.toKey(a.merge(k)), v: a.toKey(a.merge(v)),
+		lse: TransposeAllAxes(Reshape(lse, a.b, a.kv, a.heads/a.kv, a.s), 0, 1, 3, 2)}
+	dq, dk, dv = a.backward(s, a.merge(o), a.merge(do))
+	return a.split(dq), a.split(MulScalar(dk, 1+f.wrong)), a.split(dv)
+}
+
+// paddedRows of one document each, of S, S−20 and 1 tokens.
+func documentsARow(vocab, s int) *batch.Batch {
+	rng := rand.New(rand.NewPCG(4, 4))
+	bt := &batch.Batch{B: 3, S: s}
+	for _, n := range []int{s, s - 20, 1} {
+		for i := range s {
+			id, label, pos, seg := int32(0), int32(batch.Ignore), int32(0), int32(0)
+			if i < n {
+				id, pos, seg = int32(rng.IntN(vocab)), int32(i), 1
+				label = id
+			}
+			bt.IDs, bt.Labels, bt.Positions, bt.Segments = append(bt.IDs, id), append(bt.Labels, label), append(bt.Positions, pos), append(bt.Segments, seg)
+		}
+	}
+	return bt
+}
+
+// Rows of one document take fused attention, and give the loss and gradients of
+// plain attention, which masks the padding: saved and recomputed, grouped heads.
+func TestFusedAttentionEqualsPlain(t *testing.T) {
+	dir := oracle.Dir(t, "llama", "gqa")
+	plain := loadDir(t, dir, LoadOptions{})
+	bt := documentsARow(plain.cfg.VocabSize, fusedMinLength+8)
+	a, err := lora.New(lora.Config{R: 4, Alpha: 8, TargetModules: []string{"q_proj", "v_proj", "down_proj"}}, plain.cfg, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	for _, m := range a.Modules {
+		for i := range m.B {
+			m.B[i] = float32(rng.NormFloat64()) * 0.05
+		}
+	}
+	want := gradientOf(t, newTrainer(t, plain, a, TrainOptions{}), bt)
+	fused := loadDir(t, dir, LoadOptions{})
+	fused.choice = &attentionChoice{fused: plainFused{}}
+	for _, memory := range []string{MemorySave, MemoryRecompute} {
+		tr := newTrainer(t, fused, a, TrainOptions{Memory: memory})
+		got := gradientOf(t, tr, bt)
+		for name, w := range want {
+			near(t, memory+" "+name, got[name], w, 1e-6, 1e-4)
+		}
+	}
+	if m, _, buf, _, err := fused.packBatch(bt, 0, 0, 1); err != nil || !m.fused {
+		t.Errorf("geometry %+v, %v; want fused", m, err)
+	} else {
+		drop(buf)
+	}
+}
+
+// Only rows of at most one document, padded on the right, take fused attention.
+func TestWhichBatchesFuse(t *testing.T) {
+	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
+	b.choice = &attentionChoice{fused: plainFused{}}
+	b.cfg.SlidingWindow = 0
+	row := func(edit func(seg []int32)) *batch.Batch {
+		bt := documentsARow(b.cfg.VocabSize, fusedMinLength)
+		edit(bt.Segments)
+		return bt
+	}
+	const s = fusedMinLength
+	for name, c := range map[string]struct {
+		bt     *batch.Batch
+		window int
+		want   bool
+	}{
+		"padded right":  {bt: row(func([]int32) {}), want: true},
+		"other number":  {bt: row(func(g []int32) { fill(g[:s], 7) }), want: true},
+		"two documents": {bt: row(func(g []int32) { fill(g[10:s], 2) })},
+		"padded left":   {bt: row(func(g []int32) { fill(g[:5], 0) })},
+		"hole":          {bt: row(func(g []int32) { g[9] = 0 })},
+		"window":        {bt: row(func([]int32) {}), window: s - 1},
+		"wide window":   {bt: row(func([]int32) {}), window: s, want: true},
+		"short":         {bt: documentsARow(b.cfg.VocabSize, s-1)},
+	} {
+		b.cfg.SlidingWindow = c.window
+		if got := b.fuses(c.bt); got != c.want {
+			t.Errorf("%s: fused %t, want %t", name, got, c.want)
+		}
+	}
+}
+
+func fill(v []int32, x int32) {
+	for i := range v {
+		v[i] = x
+	}
+}
+
+// A device's operation is believed only when it computes what plain attention
+// does, and a device without one says so.
+func TestFusedAttentionIsProven(t *testing.T) {
+	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
+	if err := b.proveFused(plainFused{}); err != nil {
+		t.Error(err)
+	}
+	b.prefix += "again " // another operation, another program
+	if err := b.proveFused(plainFused{wrong: 0.1}); err == nil || !strings.Contains(err.Error(), "dk differs") {
+		t.Errorf("a wrong dk: %v", err)
+	}
+	b.prefix += "again "
+	if err := b.proveFused(plainFused{wrong: math.NaN()}); err == nil {
+		t.Error("a dk that is not a number was believed")
+	}
+	b.prefix += "again "
+	if err := b.proveFused(cudnnAttention{}); err == nil {
+		t.Error("the CPU claims to have cuDNN")
+	}
+	if got := b.Attention(); !strings.HasPrefix(got, "plain: the backend") {
+		t.Errorf("Attention() = %q", got)
+	}
+}
