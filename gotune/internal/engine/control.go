@@ -204,14 +204,24 @@ func (w *worker) between(ctx context.Context, done int) (peak float64) {
 				w.control(gotune.Control{What: o.what, Step: done, Seconds: time.Since(paused).Round(time.Millisecond).Seconds()})
 				paused = time.Time{}
 			case gotune.ControlRate:
-				if _, err = w.plan.Schedule(o.rate); err == nil {
-					w.control(gotune.Control{What: o.what, Step: done, Old: w.rate, New: o.rate})
-					peak, w.rate = o.rate, o.rate
+				if err = w.setRate(done, o.rate); err == nil {
+					peak = o.rate
 				}
 			}
 		}
 		o.answer <- err
 	}
+}
+
+// setRate notes another peak rate, if the schedule can have it.
+func (w *worker) setRate(done int, rate float64) error {
+	if _, err := w.plan.Schedule(rate); err != nil {
+		return &gotune.Error{Kind: gotune.KindInvalid, Object: "run " + quote(w.config.Name), Found: err.Error(),
+			Wanted: "a rate that its schedule can have", Next: "give another rate"}
+	}
+	w.control(gotune.Control{What: gotune.ControlRate, Step: done, Old: w.rate, New: rate})
+	w.rate = rate
+	return nil
 }
 
 // setState changes the run's state, and what status says of its work.

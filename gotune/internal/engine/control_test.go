@@ -348,8 +348,10 @@ func TestKilledInPause(t *testing.T) {
 func TestTwoNotebooks(t *testing.T) {
 	_, e := startEngine(t)
 	run, bare := testRun("shared"), gotune.Trainer{Name: "shared"}
-	run.MaxSteps, run.SaveSteps = 30, -1
+	run.MaxSteps, run.SaveSteps, run.LRScheduler = 30, -1, "polynomial"
 	trained := holdAfter(t, run, 1)
+	_, err := bare.SetLearningRate(1e-9) // polynomial ends at 1e-7
+	refused(t, "a rate below the schedule's last", err, `set the learning rate of run "shared"`, "polynomial", "1e-07")
 	watch := func() chan gotune.RunInfo {
 		ch := make(chan gotune.RunInfo, 1)
 		go func() {
@@ -378,5 +380,41 @@ func TestTwoNotebooks(t *testing.T) {
 				t.Errorf("%s: record %d is of step %d", who, i, r.Step)
 			}
 		}
+	}
+}
+
+// Whoever asks for a pause waits for the step under way, and can take it back;
+// a run that ends first refuses it.
+func TestWaitForStep(t *testing.T) {
+	_, e := startEngine(t)
+	r := newRun(e, testRun("slow"), nil) // its loop never comes to the end of a step
+	e.runs.mu.Lock()
+	e.runs.byName["slow"] = r
+	e.runs.mu.Unlock()
+	bare := gotune.Trainer{Name: "slow"}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := bare.PauseContext(ctx); !errors.Is(err, gotune.ErrInterrupted) {
+		t.Errorf("a pause that was taken back: %v", err)
+	}
+	select {
+	case o := <-r.orders:
+		t.Errorf("the run still gets the order to %s", o.what)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if _, err := bare.Sample("Hi", gotune.Sampling{}); !errors.Is(err, gotune.ErrInvalid) || !strings.Contains(err.Error(), "still preparing") {
+		t.Errorf("sample before the first step: %v", err)
+	}
+	paused := make(chan error, 1)
+	go func() { _, err := bare.Pause(); paused <- err }()
+	time.Sleep(20 * time.Millisecond)
+	r.stop("")
+	_, err := bare.SetLearningRate(1e-4)
+	refused(t, "a rate while it stops", err, "it is stopping")
+	r.end(gotune.RunStopped, nil)
+	close(r.done)
+	refused(t, "a pause of a run that ended meanwhile", <-paused, "has ended")
+	if n := len(r.withRecords().Controls); n != 1 || r.info().State != gotune.RunStopped {
+		t.Errorf("%d controls, state %s: want the stop only", n, r.info().State)
 	}
 }
