@@ -166,6 +166,7 @@ setup_tests() {
 own_engine() {
     engine_dir=$(mktemp -d "${TMPDIR:-/tmp}/gotune-XXXXXX")
     export GOTUNE_SOCKET=$engine_dir/engine.sock GOTUNE_BIN=$bin/gotune GOTUNE_GONB=$bin/gonb
+    export XDG_STATE_HOME=$engine_dir/state # the index of runs by name
 }
 
 end_own_engine() {
