@@ -36,11 +36,18 @@ const (
 // Unset, memory is taken as it is needed. 0.104 of an H200 is a T4's 14.5 GiB.
 const EnvMemoryFraction = "GOTUNE_MEMORY_FRACTION"
 
+// EnvCalls names an environment variable: "queued" makes calls of programs return
+// once their work is queued on the device, "awaited" when it is done. Unset, calls
+// are queued on a GPU, which would idle between two awaited ones, and awaited on a
+// CPU.
+const EnvCalls = "GOTUNE_CALLS"
+
 // Info is what is known of an open backend.
 type Info struct {
 	Name   string       // CUDA, CPU or Go
 	Plugin cuda.Plugin  // zero for Go
 	GPU    *cuda.Device // nil unless Name is CUDA
+	Calls  string       // "queued", or "awaited" and why where queueing failed
 }
 
 type opened struct {
@@ -103,7 +110,7 @@ func openNamed(name string) (compute.Backend, error) {
 	if o := open[name]; o != nil {
 		return o.compute, nil
 	}
-	o := &opened{info: Info{Name: name}}
+	o := &opened{info: Info{Name: name, Calls: awaited}}
 	var err error
 	switch name {
 	case CUDA:
@@ -124,8 +131,31 @@ func (o *opened) openCPU() (err error) {
 	if o.info.Plugin, err = cuda.Find(cuda.CPU); err != nil {
 		return err
 	}
-	o.compute, err = xla.New(o.info.Plugin.Path)
+	if o.compute, err = xla.New(o.info.Plugin.Path); err == nil {
+		o.queueCalls(false)
+	}
 	return err
+}
+
+// What calls of programs do.
+const queued, awaited = "queued", "awaited"
+
+// queueCalls follows EnvCalls. Calls that can't be queued are slower, not wrong.
+func (o *opened) queueCalls(byDefault bool) {
+	switch os.Getenv(EnvCalls) {
+	case queued:
+		byDefault = true
+	case awaited:
+		byDefault = false
+	}
+	if !byDefault {
+		return
+	}
+	if err := cuda.QueueCalls(o.info.Plugin.Path); err != nil {
+		o.info.Calls = awaited + ": " + err.Error()
+		return
+	}
+	o.info.Calls = queued
 }
 
 func (o *opened) openCUDA() (err error) {
@@ -155,7 +185,9 @@ func (o *opened) openCUDA() (err error) {
 	if f := os.Getenv(EnvMemoryFraction); f != "" {
 		config = o.info.Plugin.Path + ",preallocate=true,memory_fraction=" + f
 	}
-	o.compute, err = xla.New(config)
+	if o.compute, err = xla.New(config); err == nil {
+		o.queueCalls(true)
+	}
 	return err
 }
 
