@@ -63,8 +63,9 @@ var queueMu sync.Mutex
 // QueueCalls makes calls of programs of a loaded PJRT plugin return once their
 // work is queued on the device, instead of when it is done, so that the device
 // does not idle between two calls. plugin is the path that it was loaded from.
-// Whatever reads a result waits for it, and gets the error of any call before that
-// failed. One plugin of a process can be changed so; asking again for it does
+// Whatever copies a result to the host waits for it, and gets the error of any call
+// before that failed; a view of a result in the host's memory, which a CPU plugin
+// gives, does not wait. One plugin of a process can be changed so; asking again for it does
 // nothing.
 //
 // The XLA client of GoMLX asks each call for its completion event and waits for it.

@@ -36,10 +36,10 @@ const (
 // Unset, memory is taken as it is needed. 0.104 of an H200 is a T4's 14.5 GiB.
 const EnvMemoryFraction = "GOTUNE_MEMORY_FRACTION"
 
-// EnvCalls names an environment variable: "queued" makes calls of programs return
-// once their work is queued on the device, "awaited" when it is done. Unset, calls
-// are queued on a GPU, which would idle between two awaited ones, and awaited on a
-// CPU.
+// EnvCalls names an environment variable: "awaited" makes each call of a program on
+// a GPU return when its work is done. Unset, it returns once the work is queued, for
+// the GPU would idle between two awaited calls. On a CPU calls are always awaited:
+// GoMLX reads results there in place, without asking whether they are ready.
 const EnvCalls = "GOTUNE_CALLS"
 
 // Info is what is known of an open backend.
@@ -131,9 +131,7 @@ func (o *opened) openCPU() (err error) {
 	if o.info.Plugin, err = cuda.Find(cuda.CPU); err != nil {
 		return err
 	}
-	if o.compute, err = xla.New(o.info.Plugin.Path); err == nil {
-		o.queueCalls(false)
-	}
+	o.compute, err = xla.New(o.info.Plugin.Path)
 	return err
 }
 
@@ -141,14 +139,8 @@ func (o *opened) openCPU() (err error) {
 const queued, awaited = "queued", "awaited"
 
 // queueCalls follows EnvCalls. Calls that can't be queued are slower, not wrong.
-func (o *opened) queueCalls(byDefault bool) {
-	switch os.Getenv(EnvCalls) {
-	case queued:
-		byDefault = true
-	case awaited:
-		byDefault = false
-	}
-	if !byDefault {
+func (o *opened) queueCalls() {
+	if os.Getenv(EnvCalls) == awaited {
 		return
 	}
 	if err := cuda.QueueCalls(o.info.Plugin.Path); err != nil {
@@ -186,7 +178,7 @@ func (o *opened) openCUDA() (err error) {
 		config = o.info.Plugin.Path + ",preallocate=true,memory_fraction=" + f
 	}
 	if o.compute, err = xla.New(config); err == nil {
-		o.queueCalls(true)
+		o.queueCalls()
 	}
 	return err
 }
