@@ -60,9 +60,11 @@ func all(ctx context.Context, args []string) error {
 	for _, dtype := range []string{"float32", "bfloat16", "float16"} {
 		add("check "+dtype, self, "check", "-model", two, "-dtype", dtype, "-reference", *ref)
 	}
+	add("check plain", self, "check", "-model", two, "-dtype", "bfloat16", "-attention", "plain", "-reference", *ref)
 	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", *ref)
 	add("load", self, "load", "-model", whole)
 	add("train", self, "train", "-model", whole)
+	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
 	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
 		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024", "-memory", "recompute,auto")

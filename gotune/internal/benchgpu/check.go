@@ -4,9 +4,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gotune/gotune/gotune/internal/batch"
@@ -16,6 +18,13 @@ import (
 
 // Sizes of the check: two rows of checkLength tokens.
 const checkLength = 256
+
+// checkBatches are what the check runs on: rows of one document, which take fused
+// attention where there is one, and a row of two, which takes plain attention.
+var checkBatches = []struct {
+	name string
+	make func(s, vocab int) *batch.Batch
+}{{"padded", padded}, {"packed", uneven}}
 
 // Names in a reference file beside the gradients.
 const lossName, evalName = "loss", "evaluate"
@@ -27,15 +36,29 @@ const beta1 = 0.5
 // a GPU rounds their operands to TF32's 10 bits.
 const noTF32 = "NVIDIA_TF32_OVERRIDE"
 
+// passes returns what onePass does for each of checkBatches, under "batch/name".
+func passes(ses *session, memory string) (map[string][]float32, error) {
+	all := map[string][]float32{}
+	for _, c := range checkBatches {
+		one, err := onePass(ses, memory, c.make(checkLength, ses.ck.Config.VocabSize))
+		if err != nil {
+			return nil, fmt.Errorf("%s rows: %w", c.name, err)
+		}
+		for name, v := range one {
+			all[c.name+"/"+name] = v
+		}
+	}
+	return all, nil
+}
+
 // onePass returns loss and gradients of one step with dropout 0.1, and the
 // loss without dropout.
-func onePass(ses *session, memory string) (map[string][]float32, error) {
+func onePass(ses *session, memory string, bt *batch.Batch) (map[string][]float32, error) {
 	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, Seed: 5, Beta1: beta1, Memory: memory, LossScale: 1024})
 	if err != nil {
 		return nil, err
 	}
 	defer tr.Free()
-	bt := uneven(checkLength, ses.ck.Config.VocabSize)
 	sum, n, err := tr.Evaluate(bt)
 	if err != nil {
 		return nil, err
@@ -82,7 +105,7 @@ func reference(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	all, err := onePass(ses, layerwise.MemorySave)
+	all, err := passes(ses, layerwise.MemorySave)
 	if err != nil {
 		return err
 	}
@@ -101,7 +124,7 @@ func reference(ctx context.Context, args []string) error {
 // a few roundings of its operands, of which bfloat16's are 8 times float16's.
 var tolerance = map[string]float64{"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 
-// check compares onePass in a compute type with a reference file.
+// check compares passes in a compute type with a reference file.
 func check(ctx context.Context, args []string) error {
 	var s settings
 	fs := flag.NewFlagSet("check", flag.ContinueOnError)
@@ -123,7 +146,7 @@ func check(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	got, err := onePass(ses, *memory)
+	got, err := passes(ses, *memory)
 	if err != nil {
 		return err
 	}
@@ -140,22 +163,43 @@ func check(ctx context.Context, args []string) error {
 			return fmt.Errorf("%s has %d values, the reference %d: it was made with other settings", name, len(got[name]), len(want[name]))
 		}
 	}
-	worst, where, each := 0.0, "", []string(nil)
-	for _, name := range f.Names() {
-		if name == lossName || name == evalName {
+	var failed []string
+	for _, c := range checkBatches {
+		if err := compare(c.name, s.dtype+" "+*memory+" "+c.name, ses.base.Attention(), tolerance[s.dtype], got, want); err != nil {
+			failed = append(failed, err.Error())
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("%s", strings.Join(failed, "; "))
+	}
+	return nil
+}
+
+// compare emits the errors of one batch and returns one when they pass tol.
+func compare(batch, title, attention string, tol float64, got, want map[string][]float32) error {
+	worst, where, each := 0.0, "", []string{"attention " + attention}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		short, ok := strings.CutPrefix(name, batch+"/")
+		if !ok || short == lossName || short == evalName {
 			continue
 		}
 		e := relative(got[name], want[name])
-		each = append(each, fmt.Sprintf("%s %.2g", strings.TrimPrefix(name, "base_model.model.model.layers."), e))
+		each = append(each, fmt.Sprintf("%s %.2g", strings.TrimPrefix(short, "base_model.model.model.layers."), e))
 		if e > worst {
-			worst, where = e, name
+			worst, where = e, short
 		}
 	}
-	dLoss := math.Abs(float64(got[lossName][0] - want[lossName][0]))
-	dEval := math.Abs(float64(got[evalName][0] - want[evalName][0]))
-	emit("check", s.dtype+" "+*memory, strings.Join(each, ", "), map[string]float64{"worst gradient": worst, "loss": float64(got[lossName][0]), "d loss": dLoss, "d evaluate": dEval})
-	if tol := tolerance[s.dtype]; !(worst <= tol && dLoss <= tol && dEval <= tol) {
-		return fmt.Errorf("gradient of %s is off by %.3g (relative), losses by %.3g and %.3g; want at most %g", where, worst, dLoss, dEval, tol)
+	off := func(name string) float64 {
+		name = batch + "/" + name
+		if len(want[name]) != 1 {
+			return math.Inf(1)
+		}
+		return math.Abs(float64(got[name][0] - want[name][0]))
+	}
+	dLoss, dEval := off(lossName), off(evalName)
+	emit("check", title, strings.Join(each, ", "), map[string]float64{"worst gradient": worst, "loss": float64(got[batch+"/"+lossName][0]), "d loss": dLoss, "d evaluate": dEval})
+	if !(worst <= tol && dLoss <= tol && dEval <= tol) {
+		return fmt.Errorf("%s rows: gradient of %s is off by %.3g (relative), losses by %.3g and %.3g; want at most %g", batch, where, worst, dLoss, dEval, tol)
 	}
 	return nil
 }

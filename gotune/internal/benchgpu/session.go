@@ -24,13 +24,14 @@ type session struct {
 	trace   *tracer
 	adapter *lora.Adapter
 	loaded  time.Duration
+	plain   bool  // attention, by the flag
 	before  int64 // device bytes in use before the model was loaded
 }
 
 // settings are the flags that all stages share.
 type settings struct {
-	model, backend, dtype, quant, targets string
-	rank                                  int
+	model, backend, dtype, quant, targets, attention string
+	rank                                             int
 }
 
 func (s *settings) flags(fs *flag.FlagSet) {
@@ -39,6 +40,7 @@ func (s *settings) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.dtype, "dtype", "bfloat16", "compute type: bfloat16, float16, float32")
 	fs.StringVar(&s.quant, "quant", layerwise.QuantNF4, "none, nf4, fp4")
 	fs.StringVar(&s.targets, "targets", "q_proj,v_proj", "projections with an adapter")
+	fs.StringVar(&s.attention, "attention", layerwise.AttentionAuto, "auto, plain")
 	fs.IntVar(&s.rank, "rank", 64, "of the adapter")
 }
 
@@ -50,7 +52,7 @@ func (s *settings) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	ses := &session{trace: newTracer(be), before: before}
+	ses := &session{trace: newTracer(be), before: before, plain: s.attention == layerwise.AttentionPlain}
 	if ses.ck, err = model.Open(s.model); err != nil {
 		return nil, err
 	}
@@ -58,7 +60,7 @@ func (s *settings) open(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	start := time.Now()
-	ses.base, err = layerwise.Load(ctx, ses.trace, ses.ck, layerwise.LoadOptions{Quant: s.quant, ComputeDType: s.dtype}, nil)
+	ses.base, err = layerwise.Load(ctx, ses.trace, ses.ck, layerwise.LoadOptions{Quant: s.quant, ComputeDType: s.dtype, Attention: s.attention}, nil)
 	ses.loaded = time.Since(start)
 	runtime.GC()
 	return ses, err
@@ -95,6 +97,13 @@ func full(b, s, vocab int) *batch.Batch {
 	return bt
 }
 
+// padded is a whole row and one with padding behind.
+func padded(s, vocab int) *batch.Batch {
+	bt := full(2, s, vocab)
+	pad(bt)
+	return bt
+}
+
 // uneven has all that a real batch has: a row of two documents, a row with padding
 // behind, and labels on the second half of each document.
 func uneven(s, vocab int) *batch.Batch {
@@ -107,10 +116,15 @@ func uneven(s, vocab int) *batch.Batch {
 			bt.Labels[i] = batch.Ignore
 		}
 	}
-	for i := s + s*3/4; i < 2*s; i++ {
+	pad(bt)
+	return bt
+}
+
+// pad makes the last quarter of the second row padding.
+func pad(bt *batch.Batch) {
+	for i := bt.S + bt.S*3/4; i < 2*bt.S; i++ {
 		bt.IDs[i], bt.Labels[i], bt.Positions[i], bt.Segments[i] = 0, batch.Ignore, 0, 0
 	}
-	return bt
 }
 
 // deviceUsed is what is in use of the first GPU's memory, 0 without a GPU.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune/internal/batch"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	"github.com/gotune/gotune/gotune/internal/lora"
@@ -100,17 +101,30 @@ func trainCase(ses *session, dtype, memory string, rows, length, steps int) erro
 		}
 		took = append(took, time.Since(start).Seconds())
 	}
+	// One more step, each call awaited, says where the time goes.
+	cuda.AwaitCalls(true)
+	defer cuda.AwaitCalls(false)
+	ses.trace.reset()
+	start = time.Now()
+	if _, err = tr.Step(micro, 2e-4); err != nil {
+		return err
+	}
+	awaitedStep := time.Since(start)
 	inside := 0.0
 	var programs []string
 	for _, c := range ses.trace.summary() {
-		ms := c.total.Seconds() * 1e3 / float64(len(took))
+		ms := c.total.Seconds() * 1e3
 		inside += ms
-		programs = append(programs, fmt.Sprintf("%s %d× %.1f ms", c.name, c.n/len(took), ms))
+		programs = append(programs, fmt.Sprintf("%s %d× %.1f ms", c.name, c.n, ms))
 	}
 	slices.Sort(took)
 	step := took[len(took)/2]
-	emit("train", fmt.Sprintf("%s %s B=%d S=%d", dtype, memory, rows, length), strings.Join(programs, ", "), map[string]float64{
-		"tok/s": float64(rows*length) / step, "step ms": step * 1e3, "fastest ms": took[0] * 1e3, "inside calls ms": inside, "first step s": first.Seconds(),
+	title := dtype + " " + memory
+	if ses.plain {
+		title += " plain attention"
+	}
+	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), "attention "+ses.base.Attention()+", "+strings.Join(programs, ", "), map[string]float64{
+		"tok/s": float64(rows*length) / step, "step ms": step * 1e3, "fastest ms": took[0] * 1e3, "inside calls ms": inside, "awaited step ms": awaitedStep.Seconds() * 1e3, "first step s": first.Seconds(),
 		"compile s": compile.Seconds(), "GiB": ses.gib(), "first loss": loss, "last loss": res.Loss})
 	return nil
 }
@@ -164,9 +178,18 @@ func decode(ctx context.Context, args []string) error {
 		}
 	}
 	each := time.Since(start).Seconds() / float64(*count)
+	const awaited = 4
+	cuda.AwaitCalls(true)
+	defer cuda.AwaitCalls(false)
+	ses.trace.reset()
+	for range awaited {
+		if logits, err = d.Step(sample.Argmax(logits)); err != nil {
+			return err
+		}
+	}
 	var programs []string
 	for _, c := range ses.trace.summary() {
-		programs = append(programs, fmt.Sprintf("%s %d× %.2f ms", c.name, c.n / *count, c.total.Seconds()*1e3/float64(*count)))
+		programs = append(programs, fmt.Sprintf("%s %d× %.2f ms", c.name, c.n/awaited, c.total.Seconds()*1e3/awaited))
 	}
 	emit("decode", s.dtype, strings.Join(programs, ", "), map[string]float64{"tok/s": 1 / each, "ms": each * 1e3, "prefill s": prefill.Seconds(),
 		"first prefill s": firstPrefill.Seconds(), "first token s": first.Seconds(), "GiB": ses.gib()})

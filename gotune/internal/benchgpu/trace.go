@@ -9,9 +9,8 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// tracer is a backend that notes how long each program's calls take. A call
-// returns when the device is done as long as the executor waits for each; the sum
-// over programs is then the step.
+// tracer is a backend that notes how long each program's calls take. Queued calls
+// return at once: times mean something while cuda.AwaitCalls is on.
 type tracer struct {
 	compute.Backend
 	mu      sync.Mutex
