@@ -143,13 +143,6 @@ func (l *live) due() bool {
 	return l.s.nb != nil && time.Since(l.last) >= wait
 }
 
-// update draws, if it is time to.
-func (l *live) update(draw func() (html, text string)) {
-	if l.due() {
-		l.draw(draw())
-	}
-}
-
 // finish draws the last state, if anything was drawn before, and says whether.
 func (l *live) finish(html, text string) bool {
 	if !l.begun {

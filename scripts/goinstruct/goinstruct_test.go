@@ -71,7 +71,8 @@ func TestQualified(t *testing.T) {
 // The promises of the data set's README, on this Go's own source: no name in both
 // splits, no question of the data set and nothing of its template in the corpus.
 func TestRowsAndCorpusKeepApart(t *testing.T) {
-	root := runtime.GOROOT()                                 //nolint:staticcheck // as in main
+	//lint:ignore SA1019 as in main
+	root := runtime.GOROOT()
 	pkgs, err := readPackages(root, func(path string) bool { // enough of them for a fast test
 		return !strings.Contains(path, "/") && path != "runtime" && path != "syscall" || strings.HasPrefix(path, "encoding/") || strings.HasPrefix(path, "io/")
 	})

@@ -45,7 +45,8 @@ func main() {
 }
 
 func run(corpus, dataset string, train, heldout int, seed uint64) error {
-	root := runtime.GOROOT() //nolint:staticcheck // the toolchain that runs this is the one whose text is wanted
+	//lint:ignore SA1019 the toolchain that runs this is the one whose text is wanted
+	root := runtime.GOROOT()
 	if _, err := os.Stat(filepath.Join(root, "src", "fmt")); err != nil {
 		return fmt.Errorf("GOROOT %q holds no source (%v): run this with `go run` and a Go that has its src folder", root, err)
 	}

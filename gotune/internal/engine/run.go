@@ -33,8 +33,9 @@ type run struct {
 	journal  *events.Journal // while the work goes on
 	changed  chan struct{}   // closed and replaced when there is something new
 	progress wire.Progress
-	progressed,
-	logged int // numbers of progress reports and log lines so far
+
+	progressed int // progress reports so far
+
 	logs    []string
 	adapter *lora.Adapter            // once trained, or read back
 	live    *layerwise.Trainer       // while training

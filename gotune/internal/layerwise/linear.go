@@ -23,7 +23,6 @@ type linears struct {
 	matrices []matrix
 	lora     map[string]*loraModule
 	rng      *dropoutRNG // nil when not training
-	flat     *Node       // the layer's trained values, f32 [n]
 	grads    map[string]*Node
 }
 
@@ -56,15 +55,19 @@ func (l *linears) weight(proj string) *Node {
 }
 
 // forward projects x [T, in] by each of projs, which share it as input. It
-// returns y [T, out] for each, and the adapters' inner products t = x̂·Aᵀ [T, R]
-// (nil for a projection without one), which the backward pass may reuse.
-func (l *linears) forward(x *Node, projs ...string) (y, t []*Node) {
+// returns y [T, out] for each, all of them side by side, and the adapters' inner
+// products t = x̂·Aᵀ [T, R] (nil for a projection without one), which the backward
+// pass may reuse. Who uses only one of y and joined pays for that one.
+func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t []*Node) {
 	base := map[string]*Node{}
 	for _, m := range l.matrices {
 		if !slices.ContainsFunc(m.spec.parts, func(p part) bool { return slices.Contains(projs, p.proj) }) {
 			continue
 		}
 		whole := linearNT(x, m.w)
+		if m.holds(projs) {
+			joined = whole
+		}
 		row := 0
 		for _, p := range m.spec.parts {
 			base[p.proj] = columns(whole, row, p.out)
@@ -73,9 +76,15 @@ func (l *linears) forward(x *Node, projs ...string) (y, t []*Node) {
 	}
 	for _, proj := range projs {
 		yp, tp := l.adapt(proj, x, base[proj])
+		if yp != base[proj] {
+			joined = nil
+		}
 		y, t = append(y, yp), append(t, tp)
 	}
-	return y, t
+	if joined == nil {
+		joined = joinColumns(y)
+	}
+	return y, joined, t
 }
 
 // adapt adds adapter and bias to base = x·Wᵀ.
@@ -84,7 +93,7 @@ func (l *linears) adapt(proj string, x, base *Node) (y, t *Node) {
 	if m := l.lora[proj]; m != nil {
 		dropped := l.rng.apply(x, projIndex(proj))
 		t = linearNT(dropped, m.a)
-		delta := MulScalar(linearNT(t, m.b), m.scale)
+		delta := linearNT(t, m.scaled)
 		if m.dora {
 			c, _ := m.rowScale(l.weight(proj))
 			if dropped != x {
@@ -103,15 +112,26 @@ func (l *linears) adapt(proj string, x, base *Node) (y, t *Node) {
 	return y, t
 }
 
-// backward takes the gradients dy of what forward returned for projs and x, and
-// returns dx [T, in]. t are forward's inner products; nil ones are computed again.
+// backward takes the gradients of what forward returned for projs and x, one by
+// one in dys or side by side in joined (the other may be nil), and returns dx [T, in].
+// t are forward's inner products; nil ones are computed again.
 // Gradients of the adapters are kept for [linears.gradient]:
 //
 //	g = s·e·B,  dA = gᵀ·x̂,  dB = s·eᵀ·t,  dx = dy·W + mask∘(g·A)
 //
 // with e = dy for LoRA. For DoRA e = c∘dy, dx gains mask∘(((c−1)∘dy)·W), and
 // dm = Σ_T dy ∘ (x̂·Wᵀ + s·t·Bᵀ) / ‖W + s·B·A‖.
-func (l *linears) backward(x *Node, dy, t []*Node, projs ...string) (dx *Node) {
+func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs ...string) (dx *Node) {
+	dy := dys
+	if dy == nil {
+		at := 0
+		for _, proj := range projs {
+			m, _ := l.groupOf(proj)
+			out := m.spec.outOf(proj)
+			dy = append(dy, columns(joined, at, out))
+			at += out
+		}
+	}
 	f := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
 	add := func(v *Node) {
 		if dx == nil {
@@ -136,16 +156,16 @@ func (l *linears) backward(x *Node, dy, t []*Node, projs ...string) (dx *Node) {
 		if m.dora {
 			w := l.weight(proj)
 			c, norm := m.rowScale(w)
-			inner := Add(f(linearNT(dropped, w)), MulScalar(f(linearNT(ti, m.b)), m.scale))
+			inner := Add(f(linearNT(dropped, w)), f(linearNT(ti, m.scaled)))
 			l.grads[proj+".m"] = Div(ReduceSum(Mul(f(dy[i]), inner), 0), norm)
 			e = ConvertDType(Mul(f(dy[i]), InsertAxes(c, 0)), l.dt)
 			if dropped == x {
-				through[proj] = e
+				through[proj], joined = e, nil
 			} else {
 				side = linearNN(Sub(e, dy[i]), w)
 			}
 		}
-		g := MulScalar(linearNN(e, m.b), m.scale)
+		g := linearNN(e, m.scaled)
 		l.grads[proj+".a"] = outerTN(g, dropped)
 		l.grads[proj+".b"] = MulScalar(outerTN(e, ti), m.scale)
 		back := linearNN(g, m.a)
@@ -155,6 +175,10 @@ func (l *linears) backward(x *Node, dy, t []*Node, projs ...string) (dx *Node) {
 		add(l.rng.apply(back, k))
 	}
 	for _, m := range l.matrices {
+		if joined != nil && m.holds(projs) {
+			add(linearNN(joined, m.w))
+			continue
+		}
 		var parts []*Node
 		for _, p := range m.spec.parts {
 			if d := through[p.proj]; d != nil {

@@ -3,6 +3,7 @@ package layerwise
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 
 	"github.com/gomlx/compute"
@@ -51,6 +52,16 @@ func (s *groupSpec) out() (n int) {
 
 // blocks is the number of quantization blocks of part p.
 func (s *groupSpec) blocks(p part) int { return (p.out*s.in + s.block - 1) / s.block }
+
+// outOf is the number of rows of one projection.
+func (s *groupSpec) outOf(proj string) int {
+	for _, p := range s.parts {
+		if p.proj == proj {
+			return p.out
+		}
+	}
+	return 0
+}
 
 // totalBlocks is the number of quantization blocks of the group.
 func (s *groupSpec) totalBlocks() (n int) {
@@ -141,15 +152,6 @@ func (w *layerWeights) buffers() []compute.Buffer {
 	return out
 }
 
-// layerShapes are the shapes of layerWeights.buffers.
-func layerShapes(hidden int, specs []groupSpec) []shapes.Shape {
-	out := []shapes.Shape{shapes.Make(dtypes.Float32, hidden), shapes.Make(dtypes.Float32, hidden)}
-	for i := range specs {
-		out = append(out, specs[i].shapes()...)
-	}
-	return out
-}
-
 func specsKey(specs []groupSpec) string {
 	keys := make([]string, len(specs))
 	for i := range specs {
@@ -172,6 +174,11 @@ type matrix struct {
 	spec *groupSpec
 	w    *Node // [Σ out, in], compute dtype
 	bias *Node // f32 [Σ out], or nil
+}
+
+// holds says whether m's rows are those of projs, in their order.
+func (m *matrix) holds(projs []string) bool {
+	return slices.EqualFunc(m.spec.parts, projs, func(p part, proj string) bool { return p.proj == proj })
 }
 
 // read consumes the group's nodes from in and returns its matrix in the compute

@@ -88,7 +88,7 @@ func TestAdamWEqualsTorch(t *testing.T) {
 			g := get(fmt.Sprintf("%sgrad%d", name, s))
 			o.Step(p, g, m, v, c.LR, s+1)
 			h := o.Hyper(c.LR, s+1)
-			out := exec.MustExec(gp, g, gm, gv, h[:])
+			out := exec.MustCall(gp, g, gm, gv, h[:])
 			gp, gm, gv = tensors.MustCopyFlatData[float32](out[0]), tensors.MustCopyFlatData[float32](out[1]), tensors.MustCopyFlatData[float32](out[2])
 			w := get(fmt.Sprintf("%sparam%d", name, s+1))
 			near(t, name+"plain", p, w)

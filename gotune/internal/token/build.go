@@ -21,7 +21,7 @@ func flatten(c *component, depth int, children func(*component) []component, f f
 		return f(c)
 	}
 	if depth > maxNesting {
-		return fmt.Errorf("Sequences are nested more than %d deep", maxNesting)
+		return fmt.Errorf("sequences are nested more than %d deep", maxNesting)
 	}
 	list := children(c)
 	for i := range list {
@@ -44,7 +44,7 @@ func buildNormalizers(c *component) (out []normalizer, err error) {
 				return err
 			}
 			if p.re == nil && p.text == "" {
-				return errors.New("Replace: the pattern is empty")
+				return errors.New("in Replace: the pattern is empty")
 			}
 			out = append(out, replace{p, c.Content})
 		case "NFC", "NFD", "NFKC", "NFKD":
@@ -101,11 +101,11 @@ func (t *Tokenizer) addSplit(c *component) error {
 	switch c.Behavior {
 	case "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous":
 	default:
-		return fmt.Errorf("Split: behavior %q is not known", c.Behavior)
+		return fmt.Errorf("in Split: behavior %q is not known", c.Behavior)
 	}
 	p, err := c.Pattern.compile()
 	if err != nil {
-		return fmt.Errorf("Split: %w", err)
+		return fmt.Errorf("in Split: %w", err)
 	}
 	t.split = append(t.split, splitter{p, c.Behavior, c.Invert})
 	return nil
@@ -116,7 +116,7 @@ func (t *Tokenizer) addSplit(c *component) error {
 func (c *component) metaspace() (metaspace, error) {
 	m := metaspace{mark: c.Replacement, scheme: "always"}
 	if utf8.RuneCountInString(m.mark) != 1 {
-		return m, fmt.Errorf("Metaspace: replacement %q is not one character", clip(m.mark))
+		return m, fmt.Errorf("in Metaspace: replacement %q is not one character", clip(m.mark))
 	}
 	if c.PrependScheme != nil {
 		m.scheme = *c.PrependScheme
@@ -127,7 +127,7 @@ func (c *component) metaspace() (metaspace, error) {
 	case "always", "first", "never":
 		return m, nil
 	}
-	return m, fmt.Errorf(`Metaspace: prepend_scheme %q is not "always", "first" or "never"`, m.scheme)
+	return m, fmt.Errorf(`in Metaspace: prepend_scheme %q is not "always", "first" or "never"`, m.scheme)
 }
 
 func buildDecoders(c *component) (out []decoder, err error) {
@@ -139,7 +139,7 @@ func buildDecoders(c *component) (out []decoder, err error) {
 				return err
 			}
 			if p.re == nil && p.text == "" {
-				return errors.New("Replace: the pattern is empty")
+				return errors.New("in Replace: the pattern is empty")
 			}
 			out = append(out, replaceDecoder{replace{p, c.Content}})
 		case "ByteFallback":
@@ -149,7 +149,7 @@ func buildDecoders(c *component) (out []decoder, err error) {
 		case "Strip":
 			r, n := utf8.DecodeRuneInString(c.Content)
 			if n == 0 || n != len(c.Content) || c.Start < 0 || c.Stop < 0 {
-				return fmt.Errorf("Strip: want one character and counts of 0 or more, found %q, %d, %d", clip(c.Content), c.Start, c.Stop)
+				return fmt.Errorf("in Strip: want one character and counts of 0 or more, found %q, %d, %d", clip(c.Content), c.Start, c.Stop)
 			}
 			out = append(out, stripDecoder{r, c.Start, c.Stop})
 		case "ByteLevel":

@@ -163,9 +163,9 @@ func (t *Tokenizer) addTokens(added []AddedToken) error {
 		if name == "" || t.special[name] {
 			continue
 		}
-		id, ok := t.addedIDs[name]
-		if !ok {
-			if id, ok = t.model.vocab[name]; !ok || id >= t.model.real {
+		if _, ok := t.addedIDs[name]; !ok {
+			id, ok := t.model.vocab[name]
+			if !ok || id >= t.model.real {
 				id = next
 			}
 			add(AddedToken{ID: id, Content: name, Special: true})
