@@ -22,13 +22,13 @@ type layerGraph struct {
 // residuals are what a layer's forward pass leaves for its backward pass. In the
 // order of list they are
 //
-//	attention's own, o [T, H, d], x2 [T, D], gate and up [T, F], t [T, R] of each adapter
+//	attention's own, o [T, H, d], x2 [T, D], gate|up [T, 2F], t [T, R] of each adapter
 //
 // The layer's input x is kept by the caller.
 type residuals struct {
-	attn            *saved
-	o, x2, gate, up *Node
-	t               map[string]*Node
+	attn          *saved
+	o, x2, gateUp *Node
+	t             map[string]*Node
 
 	q, k, v *Node // [T, H, d], [T, K, d]; q and k rotated; not kept
 }
@@ -45,60 +45,60 @@ func (l *layerGraph) forward(x *Node) (y *Node, r *residuals) {
 func (l *layerGraph) queryKeyValue(x *Node, r *residuals) (q, k, v *Node) {
 	n := x.Shape().Dim(0)
 	h := rmsNorm(x, l.norm1, l.eps, l.dt)
-	qkv := l.project(h, r, "q_proj", "k_proj", "v_proj")
+	qkv, _ := l.project(h, r, "q_proj", "k_proj", "v_proj")
 	q = ropeRotate(Reshape(qkv[0], n, l.heads, l.dim), l.cos, l.sin, false)
 	k = ropeRotate(Reshape(qkv[1], n, l.kv, l.dim), l.cos, l.sin, false)
 	return q, k, Reshape(qkv[2], n, l.kv, l.dim)
 }
 
-// after is the layer behind its attention output r.o: it sets x2, gate and up.
+// after is the layer behind its attention output r.o: it sets x2 and gateUp.
 func (l *layerGraph) after(x *Node, r *residuals) (y *Node) {
 	o := Reshape(r.o, x.Shape().Dim(0), l.heads*l.dim)
-	r.x2 = Add(x, ConvertDType(l.project(o, r, "o_proj")[0], l.residual))
-	gu := l.project(rmsNorm(r.x2, l.norm2, l.eps, l.dt), r, "gate_proj", "up_proj")
-	r.gate, r.up = gu[0], gu[1]
-	return Add(r.x2, ConvertDType(l.project(swiGLU(r.gate, r.up), r, "down_proj")[0], l.residual))
+	_, attended := l.project(o, r, "o_proj")
+	r.x2 = Add(x, ConvertDType(attended, l.residual))
+	_, r.gateUp = l.project(rmsNorm(r.x2, l.norm2, l.eps, l.dt), r, "gate_proj", "up_proj")
+	_, down := l.project(swiGLU(r.gateUp), r, "down_proj")
+	return Add(r.x2, ConvertDType(down, l.residual))
 }
 
 // project is linears.forward with the inner products noted in r.
-func (l *layerGraph) project(x *Node, r *residuals, projs ...string) []*Node {
-	y, t := l.linears.forward(x, projs...)
+func (l *layerGraph) project(x *Node, r *residuals, projs ...string) (y []*Node, joined *Node) {
+	y, joined, t := l.linears.forward(x, projs...)
 	for i, p := range projs {
 		if t[i] != nil {
 			r.t[p] = t[i]
 		}
 	}
-	return y
+	return y, joined
 }
 
 // backward returns dx [T, D] (residual dtype) for the gradient dy of y, and
 // gathers the adapters' gradients.
 func (l *layerGraph) backward(x, dy *Node, r *residuals) (dx *Node) {
 	n := x.Shape().Dim(0)
-	back := func(x *Node, dys []*Node, projs ...string) *Node {
+	back := func(x *Node, dys []*Node, joined *Node, projs ...string) *Node {
 		t := make([]*Node, len(projs))
 		for i, p := range projs {
 			t[i] = r.t[p]
 		}
-		return l.linears.backward(x, dys, t, projs...)
+		return l.linears.backward(x, dys, joined, t, projs...)
 	}
-	dm := back(swiGLU(r.gate, r.up), []*Node{ConvertDType(dy, l.dt)}, "down_proj")
-	dGate, dUp := swiGLUBackward(r.gate, r.up, dm)
-	dh2 := back(rmsNorm(r.x2, l.norm2, l.eps, l.dt), []*Node{dGate, dUp}, "gate_proj", "up_proj")
+	dm := back(swiGLU(r.gateUp), nil, ConvertDType(dy, l.dt), "down_proj")
+	dh2 := back(rmsNorm(r.x2, l.norm2, l.eps, l.dt), nil, swiGLUBackward(r.gateUp, dm), "gate_proj", "up_proj")
 	dx2 := Add(dy, ConvertDType(rmsNormBackward(r.x2, l.norm2, dh2, l.eps), l.residual))
 
-	do := back(Reshape(r.o, n, l.heads*l.dim), []*Node{ConvertDType(dx2, l.dt)}, "o_proj")
+	do := back(Reshape(r.o, n, l.heads*l.dim), nil, ConvertDType(dx2, l.dt), "o_proj")
 	dq, dk, dv := l.attn.backward(r.attn, r.o, Reshape(do, n, l.heads, l.dim))
 	dq, dk = ropeRotate(dq, l.cos, l.sin, true), ropeRotate(dk, l.cos, l.sin, true)
 
 	flat := func(x *Node, heads int) *Node { return Reshape(x, n, heads*l.dim) }
-	dh := back(rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, "q_proj", "k_proj", "v_proj")
+	dh := back(rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, nil, "q_proj", "k_proj", "v_proj")
 	return Add(dx2, ConvertDType(rmsNormBackward(x, l.norm1, dh, l.eps), l.residual))
 }
 
 // list returns the residuals as outputs of the forward program.
 func (r *residuals) list(ss loraSpecs) []*Node {
-	out := []*Node{r.attn.q, r.attn.k, r.attn.v, r.attn.lse, r.o, r.x2, r.gate, r.up}
+	out := []*Node{r.attn.q, r.attn.k, r.attn.v, r.attn.lse, r.o, r.x2, r.gateUp}
 	for _, s := range ss {
 		out = append(out, r.t[s.proj])
 	}
@@ -107,9 +107,9 @@ func (r *residuals) list(ss loraSpecs) []*Node {
 
 // residualsOf is the inverse of list.
 func residualsOf(in []*Node, ss loraSpecs) *residuals {
-	r := &residuals{attn: &saved{in[0], in[1], in[2], in[3]}, o: in[4], x2: in[5], gate: in[6], up: in[7], t: map[string]*Node{}}
+	r := &residuals{attn: &saved{in[0], in[1], in[2], in[3]}, o: in[4], x2: in[5], gateUp: in[6], t: map[string]*Node{}}
 	for i, s := range ss {
-		r.t[s.proj] = in[8+i]
+		r.t[s.proj] = in[7+i]
 	}
 	return r
 }

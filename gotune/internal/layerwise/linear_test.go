@@ -64,7 +64,7 @@ func checkLinear(t *testing.T, specs []groupSpec, lora loraSpecs, drop float64, 
 			m, weights = specs[i].read(weights, dtypes.Float32)
 			l.matrices = append(l.matrices, m)
 		}
-		ys, ts := l.forward(x, projs...)
+		ys, joined, ts := l.forward(x, projs...)
 		var loss *Node
 		for i := range ys {
 			term := ReduceAllSum(Mul(ys[i], dys[i]))
@@ -75,9 +75,13 @@ func checkLinear(t *testing.T, specs []groupSpec, lora loraSpecs, drop float64, 
 			}
 		}
 		want := Gradient(loss, x, flat)
-		dx := l.backward(x, dys, ts, projs...)
-		return []*Node{dx, l.gradient(lora), want[0], want[1]}
+		dx, grad := l.backward(x, dys, nil, ts, projs...), l.gradient(lora)
+		side := l.backward(x, nil, joinColumns(dys), ts, projs...)
+		return []*Node{dx, grad, want[0], want[1], side, l.gradient(lora), joined, joinColumns(ys)}
 	}, args...)
 	near(t, "dx", flat(t, out[0]), flat(t, out[2]), 1e-4, 1e-4)
 	near(t, "adapter gradient", flat(t, out[1]), flat(t, out[3]), 1e-4, 1e-4)
+	near(t, "dx of joined gradients", flat(t, out[4]), flat(t, out[2]), 1e-4, 1e-4)
+	near(t, "adapter gradient of joined gradients", flat(t, out[5]), flat(t, out[3]), 1e-4, 1e-4)
+	near(t, "joined", flat(t, out[6]), flat(t, out[7]), 1e-6, 1e-6)
 }

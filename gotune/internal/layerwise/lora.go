@@ -52,6 +52,7 @@ func (ss loraSpecs) key() string {
 type loraModule struct {
 	*loraSpec
 	a, b      *Node // [R, in], [out, R]
+	scaled    *Node // s·B
 	magnitude *Node // f32 [out], DoRA only
 }
 
@@ -67,7 +68,8 @@ func (ss loraSpecs) modules(flat *Node, dt dtypes.DType) map[string]*loraModule 
 		}
 		m := &loraModule{loraSpec: s}
 		m.a = ConvertDType(Reshape(take(s.rank*s.in), s.rank, s.in), dt)
-		m.b = ConvertDType(Reshape(take(s.out*s.rank), s.out, s.rank), dt)
+		b := Reshape(take(s.out*s.rank), s.out, s.rank)
+		m.b, m.scaled = ConvertDType(b, dt), ConvertDType(MulScalar(b, s.scale), dt)
 		if s.dora {
 			m.magnitude = take(s.out)
 		}

@@ -53,7 +53,7 @@ func (r *headRun) forwardBackward() (loss, dx compute.Buffer, err error) {
 	picked, loss, d := out[0], out[1], out[2]
 	defer func() { drop(picked, d) }()
 	for at := 0; at < r.used; at += r.chunk {
-		from, err := b.dev.upload([]int32{int32(at)}, dtypes.Int32, 1)
+		from, err := b.dev.number(int32(at))
 		if err != nil {
 			return nil, nil, firstError(err, loss.Finalize())
 		}
@@ -63,7 +63,6 @@ func (r *headRun) forwardBackward() (loss, dx compute.Buffer, err error) {
 			place := []*Node{Reshape(in[3]), Scalar(l.Graph(), dtypes.Int32, 0)}
 			return []*Node{Add(in[4], l), DynamicUpdateSlice(in[5], dc, place)}
 		})
-		drop(from)
 		if err != nil {
 			d = nil
 			return nil, nil, err
@@ -91,7 +90,7 @@ func (r *headRun) sum() (sum float64, err error) {
 	picked := out[0]
 	defer drop(picked)
 	for at := 0; at < r.used; at += r.chunk {
-		from, err := b.dev.upload([]int32{int32(at)}, dtypes.Int32, 1)
+		from, err := b.dev.number(int32(at))
 		if err != nil {
 			return 0, err
 		}
@@ -100,7 +99,6 @@ func (r *headRun) sum() (sum float64, err error) {
 			z, lse := r.logits(x, in[2])
 			return []*Node{ReduceAllSum(r.crossEntropy(z, lse, targets))}
 		})
-		drop(from)
 		if err != nil {
 			return 0, err
 		}

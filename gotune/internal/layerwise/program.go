@@ -22,6 +22,7 @@ type device struct {
 
 	mu       sync.Mutex
 	programs map[string]*program
+	numbers  map[int32]compute.Buffer
 }
 
 var (
@@ -36,7 +37,7 @@ func deviceOf(be compute.Backend) *device {
 	if d := devices[be]; d != nil {
 		return d
 	}
-	d := &device{be: be, programs: map[string]*program{}}
+	d := &device{be: be, programs: map[string]*program{}, numbers: map[int32]compute.Buffer{}}
 	devices[be] = d
 	what := strings.ToLower(be.String() + " " + be.Description())
 	d.cpu = !strings.Contains(what, "cuda") && !strings.Contains(what, "gpu") && !strings.Contains(what, "rocm")
@@ -100,6 +101,19 @@ func (p *program) run(in []compute.Buffer, donate ...int) (out []compute.Buffer,
 func (d *device) upload(flat any, dt dtypes.DType, dims ...int) (buf compute.Buffer, err error) {
 	defer guard(&err, "upload")
 	return d.be.BufferFromFlatData(d.num, flat, shapes.Make(dt, dims...))
+}
+
+// number returns v on the device, int32 [1], made once and kept: an upload waits
+// for all that was queued before it. It must not be freed or donated.
+func (d *device) number(v int32) (buf compute.Buffer, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if buf = d.numbers[v]; buf == nil {
+		if buf, err = d.upload([]int32{v}, dtypes.Int32, 1); err == nil {
+			d.numbers[v] = buf
+		}
+	}
+	return buf, err
 }
 
 // download copies a buffer of n elements to the host.

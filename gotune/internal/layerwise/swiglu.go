@@ -5,21 +5,27 @@ import (
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 )
 
-// swiGLU is silu(gate) ∘ up with silu(z) = z·σ(z) (Shazeer, arXiv:2002.05202), in
+// swiGLU takes gate and up side by side, [T, 2F]. It is silu(gate) ∘ up, [T, F], with silu(z) = z·σ(z) (Shazeer, arXiv:2002.05202), in
 // float32, returned in the inputs' dtype.
-func swiGLU(gate, up *Node) *Node {
-	g, u := ConvertDType(gate, dtypes.Float32), ConvertDType(up, dtypes.Float32)
-	return ConvertDType(Mul(Mul(g, Sigmoid(g)), u), gate.DType())
+func swiGLU(gateUp *Node) *Node {
+	g, u := gateAndUp(gateUp)
+	return ConvertDType(Mul(Mul(g, Sigmoid(g)), u), gateUp.DType())
 }
 
-// swiGLUBackward returns the gradients of [swiGLU] from gate and up alone:
+// gateAndUp cuts [T, 2F] in two, in float32.
+func gateAndUp(gateUp *Node) (gate, up *Node) {
+	n := gateUp.Shape().Dim(1) / 2
+	return ConvertDType(columns(gateUp, 0, n), dtypes.Float32), ConvertDType(columns(gateUp, n, n), dtypes.Float32)
+}
+
+// swiGLUBackward returns the gradient of [swiGLU], [T, 2F], from gate and up alone:
 //
 //	dGate = dm ∘ up ∘ σ(1 + gate(1 − σ)),  dUp = dm ∘ gate ∘ σ
-func swiGLUBackward(gate, up, dm *Node) (dGate, dUp *Node) {
-	g, u := ConvertDType(gate, dtypes.Float32), ConvertDType(up, dtypes.Float32)
+func swiGLUBackward(gateUp, dm *Node) *Node {
+	g, u := gateAndUp(gateUp)
 	d := ConvertDType(dm, dtypes.Float32)
 	s := Sigmoid(g)
-	dGate = Mul(Mul(d, u), Mul(s, OnePlus(Mul(g, OneMinus(s)))))
-	dUp = Mul(d, Mul(g, s))
-	return ConvertDType(dGate, gate.DType()), ConvertDType(dUp, up.DType())
+	dGate := Mul(Mul(d, u), Mul(s, OnePlus(Mul(g, OneMinus(s)))))
+	dUp := Mul(d, Mul(g, s))
+	return joinColumns([]*Node{ConvertDType(dGate, gateUp.DType()), ConvertDType(dUp, gateUp.DType())})
 }
