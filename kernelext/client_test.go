@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 type client struct {
 	t                          *testing.T
 	cmd                        *exec.Cmd
-	log                        *bytes.Buffer
+	log                        *logBuffer
 	dir, socket                string
 	codec                      *codec
 	conn                       connection
@@ -64,6 +64,24 @@ func needGoNB(t *testing.T) string {
 	return p
 }
 
+// A logBuffer is what a kernel says, read while it may still speak.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 func startKernel(t *testing.T, o startOptions) *client {
 	t.Helper()
 	gonb := needGoNB(t)
@@ -72,7 +90,7 @@ func startKernel(t *testing.T, o startOptions) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	c := &client{t: t, dir: dir, log: &bytes.Buffer{}, session: newID(), inbox: map[string][]*message{}, socket: filepath.Join(dir, "engine.sock"),
+	c := &client{t: t, dir: dir, log: &logBuffer{}, session: newID(), inbox: map[string][]*message{}, socket: filepath.Join(dir, "engine.sock"),
 		conn: connection{Transport: "tcp", IP: "127.0.0.1", Key: newID(), SignatureScheme: "hmac-sha256", KernelName: "gotune"}}
 	c.arrived = sync.NewCond(&c.mu)
 	c.codec = newCodec(c.conn.Key)
@@ -143,13 +161,13 @@ func (c *client) connect(id string) {
 		}
 		go c.collect(s.name, s.z)
 	}
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		m := c.send(c.shell, "kernel_info_request", object{})
 		if c.find("iopub", 100*time.Millisecond, func(o *message) bool { return o.parentID() == m.id() }) != nil {
 			return
 		}
 		if time.Now().After(end) {
-			c.t.Fatalf("no output from the kernel within 20 s\n%s", c.log)
+			c.t.Fatalf("no output from the kernel within a minute\n%s", c.log)
 		}
 	}
 }

@@ -3,7 +3,9 @@ package kernelext
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -20,6 +22,7 @@ var (
 	signalled   = regexp.MustCompile(`^signal: (\w+)`)
 	workFolder  = regexp.MustCompile(`/\S*/gonb_[0-9a-f]+/`)
 	failedToRun = regexp.MustCompile(`^failed to run "[^"]*": `)
+	stackLine   = regexp.MustCompile(`(?m)^\t(/\S*/gonb_[0-9a-f]+/main(?:_test)?\.go):(\d+)`)
 	compilerMsg = regexp.MustCompile(`(?m)^\S*main(?:_test)?\.go:\d+(?::\d+)?: (.+)$`)
 )
 
@@ -37,7 +40,7 @@ func (c *cell) outcome(tail, held string) *cellError {
 	defer c.mu.Unlock()
 	e := c.failure
 	if e == nil {
-		e = fromGoNB(c.reply, tail, held)
+		e = fromGoNB(c.reply, tail, placeLines(held, c.source, c.count))
 		if e != nil && c.interrupted {
 			e = &cellError{"Interrupted", "the cell was interrupted", nil}
 		}
@@ -79,6 +82,34 @@ func panicError(held string) *cellError {
 	first, _, _ := strings.Cut(held, "\n")
 	first = strings.TrimSuffix(strings.TrimPrefix(first, "panic: "), "\r")
 	return &cellError{"panic", first, strings.Split(workFolder.ReplaceAllString(strings.TrimRight(held, "\n"), ""), "\n")}
+}
+
+// placeLines says of which line of the cell a stack line speaks, where GoNB has not: it looks at each
+// write of the program for itself, and misses what is cut between two. Lines are found by their text.
+func placeLines(held, source string, count int) string {
+	lines := strings.Split(source, "\n")
+	return stackLine.ReplaceAllStringFunc(held, func(s string) string {
+		m := stackLine.FindStringSubmatch(s)
+		program, err := os.ReadFile(m[1])
+		n, _ := strconv.Atoi(m[2])
+		text := strings.Split(string(program), "\n")
+		if err != nil || n < 1 || n > len(text) {
+			return s
+		}
+		at := 0
+		for i, l := range lines {
+			if strings.TrimSpace(l) == strings.TrimSpace(text[n-1]) {
+				if at != 0 {
+					return s // more than one could be meant
+				}
+				at = i + 1
+			}
+		}
+		if at == 0 {
+			return s
+		}
+		return fmt.Sprintf("\t \x1b[7m[[ Cell [%d] Line %d ]]\x1b[0m %s", count, at, s[1:])
+	})
 }
 
 // compileError keeps the compiler's messages as the value and GoNB's lines, which say where in which

@@ -19,7 +19,6 @@ type frameMeter struct {
 	header   []byte // of the frame being read
 	left     uint64 // bytes of the current body still to come
 	sum      uint64 // bytes of the current message so far
-	shaken   bool   // a frame was seen: the greeting is over
 }
 
 // feed accounts for b, the next bytes of the stream.
@@ -60,6 +59,6 @@ func (m *frameMeter) frame() error {
 	if more := m.header[0]&1 != 0; !more {
 		m.sum = 0
 	}
-	m.shaken, m.header = true, m.header[:0]
+	m.header = m.header[:0]
 	return nil
 }

@@ -78,6 +78,7 @@ func startGoNB(binary, name string, env []string) (*gonb, error) {
 		return nil, fmt.Errorf("find this program's path: %w", err)
 	}
 	g := &gonb{gone: make(chan struct{}), codec: newCodec(newID())}
+	g.codec.trusted = true
 	if g.dir, err = privateDir(); err != nil {
 		return nil, fmt.Errorf("make a folder for GoNB's sockets: %w", err)
 	}

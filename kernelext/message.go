@@ -1,6 +1,7 @@
 package kernelext
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -40,7 +41,8 @@ func (m *message) decode(v any) error { return json.Unmarshal(m.content, v) }
 
 // codec signs, checks, reads and writes the frames of messages.
 type codec struct {
-	key []byte // empty: no signatures, as the protocol has it
+	key     []byte // empty: no signatures, as the protocol has it
+	trusted bool   // the peer is our own GoNB: contents are taken as they are, which a flood of output needs
 
 	mu   sync.Mutex
 	seen map[string]struct{} // signatures of the last messages
@@ -83,8 +85,7 @@ func (c *codec) read(frames [][]byte) (*message, error) {
 	}
 	m := &message{identities: frames[:i], metadata: parts[2], content: parts[3], buffers: parts[4:]}
 	for j, name := range []string{"header", "parent header", "metadata", "content"} {
-		var o map[string]json.RawMessage
-		if err := json.Unmarshal(parts[j], &o); err != nil || o == nil {
+		if text := bytes.TrimLeft(parts[j], " \t\r\n"); !c.trusted && (!bytes.HasPrefix(text, []byte("{")) || !json.Valid(text)) {
 			return nil, fmt.Errorf("%s is not a JSON object", name)
 		}
 	}
@@ -94,7 +95,7 @@ func (c *codec) read(frames [][]byte) (*message, error) {
 	if m.id() == "" || m.kind() == "" {
 		return nil, errors.New("header without msg_id or msg_type")
 	}
-	if len(c.key) > 0 && !c.fresh(string(signature)) {
+	if len(c.key) > 0 && !c.trusted && !c.fresh(string(signature)) {
 		return nil, fmt.Errorf("%s %q was seen before", m.kind(), m.id())
 	}
 	return m, nil

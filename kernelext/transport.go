@@ -2,6 +2,7 @@ package kernelext
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -39,8 +40,8 @@ func (t safeTransport) Listen(ctx context.Context, addr string) (net.Listener, e
 	return sl, nil
 }
 
-// safeListener hands a connection on only after its peer has said the ten bytes that every ZMTP peer
-// says at once.
+// safeListener hands a connection on only when all that zmq4's handshake is going to read has arrived:
+// the peer's greeting and its READY command (ZMTP 3.0, https://rfc.zeromq.org/spec/23/).
 type safeListener struct {
 	net.Listener
 	ready chan net.Conn
@@ -62,15 +63,29 @@ func (l *safeListener) accept() {
 	}
 }
 
+const (
+	greetingSize = 64
+	greetTime    = 10 * time.Second // for a peer's part of the handshake
+	readySize    = 1 << 12          // largest READY command taken
+)
+
+// ourGreeting is what zmq4 sends first: signature, version 3.0, mechanism NULL.
+func ourGreeting() []byte {
+	g := make([]byte, greetingSize)
+	g[0], g[9], g[10] = 0xff, 0x7f, 3
+	copy(g[12:], "NULL")
+	return g
+}
+
 func (l *safeListener) greet(c net.Conn) {
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	signature := make([]byte, 10)
-	if _, err := io.ReadFull(c, signature); err != nil || signature[0] != 0xff || signature[9] != 0x7f {
+	_ = c.SetDeadline(time.Now().Add(greetTime))
+	said, err := handshake(c)
+	if err != nil {
 		c.Close()
 		return
 	}
-	_ = c.SetReadDeadline(time.Now().Add(2 * time.Second)) // for the rest of the handshake
-	sc := &safeConn{Conn: c, prefix: signature, in: frameMeter{greeting: 64},
+	_ = c.SetDeadline(time.Time{})
+	sc := &safeConn{Conn: c, prefix: said, swallow: greetingSize, in: frameMeter{greeting: greetingSize},
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
 	open.add(sc)
 	go sc.write()
@@ -79,6 +94,44 @@ func (l *safeListener) greet(c net.Conn) {
 	case <-l.done:
 		sc.Close()
 	}
+}
+
+var errNotZMTP = errors.New("the peer does not speak ZMTP 3")
+
+// handshake sends our greeting, which a peer waits for before it sends the rest of its own, and reads
+// the peer's greeting and its first command.
+func handshake(c net.Conn) ([]byte, error) {
+	said := make([]byte, greetingSize+2)
+	if _, err := io.ReadFull(c, said[:10]); err != nil {
+		return nil, err
+	}
+	if said[0] != 0xff || said[9] != 0x7f {
+		return nil, errNotZMTP
+	}
+	if _, err := c.Write(ourGreeting()); err != nil {
+		return nil, err
+	}
+	if _, err := io.ReadFull(c, said[10:]); err != nil {
+		return nil, err
+	}
+	size := uint64(said[greetingSize+1])
+	switch said[greetingSize] { // flag: a command, with a length of one byte or of eight
+	case 4:
+	case 6:
+		said = append(said, make([]byte, 7)...)
+		if _, err := io.ReadFull(c, said[greetingSize+2:]); err != nil {
+			return nil, err
+		}
+		size = binary.BigEndian.Uint64(said[greetingSize+1:])
+	default:
+		return nil, errNotZMTP
+	}
+	if size > readySize {
+		return nil, errTooLarge
+	}
+	command := make([]byte, size)
+	_, err := io.ReadFull(c, command)
+	return append(said, command...), err
 }
 
 func (l *safeListener) Accept() (net.Conn, error) {
@@ -98,8 +151,9 @@ func (l *safeListener) Close() error {
 // safeConn meters what it reads and queues what it writes.
 type safeConn struct {
 	net.Conn
-	prefix []byte // read already, to be read again by zmq4
-	in     frameMeter
+	prefix  []byte // read already, to be read again by zmq4
+	swallow int    // bytes of zmq4's greeting that were sent already
+	in      frameMeter
 
 	mu     sync.Mutex
 	out    [][]byte
@@ -116,13 +170,9 @@ func (c *safeConn) Read(p []byte) (n int, err error) {
 	} else {
 		n, err = c.Conn.Read(p)
 	}
-	shaken := c.in.shaken
 	if c.in.feed(p[:n]) != nil {
 		c.Close()
 		return 0, io.EOF
-	}
-	if !shaken && c.in.shaken {
-		_ = c.Conn.SetReadDeadline(time.Time{})
 	}
 	if err != nil {
 		err = io.EOF // zmq4 forgets only connections that end in EOF
@@ -132,7 +182,10 @@ func (c *safeConn) Read(p []byte) (n int, err error) {
 
 // Write queues p, so that no lock of zmq4's is held over the network.
 func (c *safeConn) Write(p []byte) (int, error) {
+	total := len(p)
 	c.mu.Lock()
+	n := min(c.swallow, len(p))
+	c.swallow, p = c.swallow-n, p[n:]
 	c.out, c.queued = append(c.out, slices.Clone(p)), c.queued+len(p)
 	over := c.queued > maxQueue
 	c.mu.Unlock()
@@ -146,7 +199,7 @@ func (c *safeConn) Write(p []byte) (int, error) {
 		c.Close()
 		return 0, io.EOF
 	}
-	return len(p), nil
+	return total, nil
 }
 
 // write is the goroutine that sends what Write queued.

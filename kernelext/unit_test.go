@@ -3,6 +3,8 @@ package kernelext
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -165,7 +167,7 @@ func TestFrameMeter(t *testing.T) {
 	stream = append(stream, 0, 3, 'a', 'b', 'c', 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 'd', 'e')
 	for cut := range stream {
 		m := frameMeter{greeting: 64}
-		if err := errors.Join(m.feed(stream[:cut]), m.feed(stream[cut:])); err != nil || m.left != 0 || m.sum != 0 || !m.shaken {
+		if err := errors.Join(m.feed(stream[:cut]), m.feed(stream[cut:])); err != nil || m.left != 0 || m.sum != 0 {
 			t.Errorf("cut at %d: %v, %+v", cut, err, m)
 		}
 	}
@@ -180,6 +182,31 @@ func TestFrameMeter(t *testing.T) {
 		m := frameMeter{}
 		if err := m.feed(tt.header); (err == nil) != tt.ok {
 			t.Errorf("frame header % x: %v, want ok %v", tt.header, err, tt.ok)
+		}
+	}
+}
+
+func TestPlaceLines(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gonb_0123abcd")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	main := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(main, []byte("package main\n\nfunc main() {\n\tpanic(1)\n\tf()\n}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const source = "%%\nf()\npanic(1)\nf()"
+	for _, tt := range []struct{ line, want string }{
+		{"\t" + main + ":4 +0x1d", "\t \x1b[7m[[ Cell [7] Line 3 ]]\x1b[0m " + main + ":4 +0x1d"},
+		{"\t" + main + ":5 +0x1d", "\t" + main + ":5 +0x1d"},                         // twice in the cell
+		{"\t" + main + ":3", "\t" + main + ":3"},                                     // not of the cell
+		{"\t" + main + ":99", "\t" + main + ":99"},                                   // beyond the file
+		{"\t/nix/gonb_00/main.go:4", "\t/nix/gonb_00/main.go:4"},                     // no such file
+		{"\t [[ Cell ]] " + main + ":4", "\t [[ Cell ]] " + main + ":4"},             // GoNB said it
+		{"\t/usr/local/go/src/fmt/print.go:4", "\t/usr/local/go/src/fmt/print.go:4"}, // not the program
+	} {
+		if got := placeLines(tt.line, source, 7); got != tt.want {
+			t.Errorf("placeLines(%q) = %q, want %q", tt.line, got, tt.want)
 		}
 	}
 }
