@@ -76,12 +76,15 @@ func (b *Base) Free() {
 	b.bytes, b.extra = 0, 0
 }
 
+// fingerprintEnd ends a fingerprint.
+const fingerprintEnd = " | "
+
 // fingerprint names everything of the model, beside the shapes of its tensors,
 // that programs have built in.
 func (b *Base) fingerprint() string {
 	c, h := b.cfg, fnv.New64a()
 	fmt.Fprint(h, c.InvFreq())
-	return fmt.Sprintf("%s/%s H%d K%d d%d window%d eps%v rope%x: ", b.dt, b.residual, c.NumHeads, c.NumKVHeads, c.HeadDim, c.SlidingWindow, c.RMSNormEps, h.Sum64())
+	return fmt.Sprintf("%s/%s H%d K%d d%d window%d eps%v rope%x"+fingerprintEnd, b.dt, b.residual, c.NumHeads, c.NumKVHeads, c.HeadDim, c.SlidingWindow, c.RMSNormEps, h.Sum64())
 }
 
 // usable returns an error after Free.

@@ -101,7 +101,7 @@ func (d *Decoder) Prefill(ids []int32) ([]float32, error) {
 	}
 	defer drop(out...)
 	d.used = len(ids)
-	return d.logits, out[0].ToFlatData(d.logits)
+	return d.logits, downloadTo(out[0], d.logits)
 }
 
 // promptBatch pads a prompt to a power of two of at least 16 tokens, or to the
@@ -176,7 +176,7 @@ func (d *Decoder) Step(id int32) ([]float32, error) {
 	}
 	defer drop(out)
 	d.used++
-	return d.logits, out.ToFlatData(d.logits)
+	return d.logits, downloadTo(out, d.logits)
 }
 
 // stepLayers runs the token layer by layer.

@@ -67,17 +67,18 @@ func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph,
 	if p = d.programs[full]; p != nil {
 		return p, nil
 	}
-	defer guard(&err, "compile "+key)
-	g := NewGraph(d.be, key)
+	name := shortName(key)
+	defer guard(&err, "compile "+name)
+	g := NewGraph(d.be, name)
 	nodes := make([]*Node, len(inputs))
 	for i, s := range inputs {
 		nodes[i] = Parameter(g, fmt.Sprintf("p%d", i), s)
 	}
 	out := build(g, nodes)
 	if err := g.Compile(out...); err != nil {
-		return nil, fmt.Errorf("layerwise: compile %s: %w", key, err)
+		return nil, failure("compile "+name, err)
 	}
-	p = &program{name: key, dev: d, exec: g.Executable(), outs: len(out)}
+	p = &program{name: name, dev: d, exec: g.Executable(), outs: len(out)}
 	d.programs[full] = p
 	return p, nil
 }
@@ -92,15 +93,19 @@ func (p *program) run(in []compute.Buffer, donate ...int) (out []compute.Buffer,
 	}
 	out, err = p.exec.Execute(in, flags, p.dev.num)
 	if err != nil {
-		return nil, fmt.Errorf("layerwise: run %s: %w", p.name, err)
+		return nil, failure("run "+p.name, err)
 	}
 	return out, nil
 }
 
 // upload copies a flat slice to the device.
 func (d *device) upload(flat any, dt dtypes.DType, dims ...int) (buf compute.Buffer, err error) {
-	defer guard(&err, "upload")
-	return d.be.BufferFromFlatData(d.num, flat, shapes.Make(dt, dims...))
+	doing := fmt.Sprintf("upload %s%v", dt, dims)
+	defer guard(&err, doing)
+	if buf, err = d.be.BufferFromFlatData(d.num, flat, shapes.Make(dt, dims...)); err != nil {
+		return nil, failure(doing, err)
+	}
+	return buf, nil
 }
 
 // number returns v on the device, int32 [1], made once and kept: an upload waits
@@ -118,9 +123,18 @@ func (d *device) number(v int32) (buf compute.Buffer, err error) {
 
 // download copies a buffer of n elements to the host.
 func download[E any](buf compute.Buffer, n int) (flat []E, err error) {
-	defer guard(&err, "download")
 	flat = make([]E, n)
-	return flat, buf.ToFlatData(flat)
+	return flat, downloadTo(buf, flat)
+}
+
+// downloadTo copies a buffer to flat. Errors of calls queued before show here.
+func downloadTo[E any](buf compute.Buffer, flat []E) (err error) {
+	const doing = "read a result"
+	defer guard(&err, doing)
+	if err = buf.ToFlatData(flat); err != nil {
+		return failure(doing, err)
+	}
+	return nil
 }
 
 // shapesOf returns the shapes of buffers.
@@ -148,7 +162,7 @@ func drop(bufs ...compute.Buffer) {
 func guard(err *error, doing string) {
 	if r := recover(); r != nil {
 		if e, ok := r.(error); ok {
-			*err = fmt.Errorf("layerwise: %s: %w", doing, e)
+			*err = failure(doing, e)
 			return
 		}
 		*err = fmt.Errorf("layerwise: %s: %v", doing, r)
