@@ -1,4 +1,5 @@
-"""check_walkthrough.py OUT: looks at what scripts/walkthrough left in OUT, with the libraries that users will open it with.
+"""check_walkthrough.py OUT BASE: looks at what scripts/walkthrough left in OUT, with the libraries that users will open it
+with. BASE is the folder of the model that was fine-tuned.
 
 Each line is one check. Exit status 1 when one fails; the last line counts them."""
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", TRANSFORMERS_VERBOSITY="error")
 warnings.filterwarnings("ignore")
 
-OUT = Path(sys.argv[1])
+OUT, BASE = Path(sys.argv[1]), sys.argv[2]
 PASSED = FAILED = 0
 
 
@@ -98,8 +99,7 @@ def models():
     tok = AutoTokenizer.from_pretrained(merged)
     check("its tokenizer opens", tok.vocab_size <= tuned.config.vocab_size, f"{tok.vocab_size} tokens")
     cfg = json.loads((adapter / "adapter_config.json").read_text())
-    base_dir = cfg["base_model_name_or_path"]
-    check("the adapter names its base model", bool(base_dir), base_dir)
+    check("the adapter names its base model", bool(cfg["base_model_name_or_path"]), cfg["base_model_name_or_path"])
     ids = tok("[INST] What does strings.TrimSpace do? [/INST]", return_tensors="pt").input_ids
     with torch.no_grad():
         logits = tuned(ids).logits
@@ -107,16 +107,15 @@ def models():
     check("its logits are finite", bool(torch.isfinite(logits).all()))
     answer = tok.decode(out[0, ids.shape[1]:])
     check("it answers in transformers and stops by itself", out[0, -1].item() == tok.eos_token_id, answer.strip()[:160])
-    if os.path.isdir(base_dir):
-        base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32).eval()
-        with torch.no_grad():
-            before = base(ids).logits
-        model = PeftModel.from_pretrained(base, adapter).eval()
-        with torch.no_grad():
-            with_adapter = model(ids).logits
-        check("PEFT opens the adapter, and it changes the model", (with_adapter - before).abs().max().item() > 1e-3)
-        diff = (with_adapter - logits).abs().max().item()
-        check("merged model and base with adapter agree", diff < 0.05, f"largest difference of logits {diff:.2e}")
+    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    with torch.no_grad():
+        before = base(ids).logits
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    with torch.no_grad():
+        with_adapter = model(ids).logits
+    check("PEFT opens the adapter, and it changes the model", (with_adapter - before).abs().max().item() > 1e-3)
+    diff = (with_adapter - logits).abs().max().item()
+    check("merged model and base with adapter agree", diff < 0.05, f"largest difference of logits {diff:.2e}")
 
 
 def pushed():
