@@ -253,7 +253,7 @@ func (w *worker) begin() (*train.Snapshot, *lora.Adapter, error) {
 	if err := ckpt.RemoveAfter(t.OutputDir, -1); err != nil {
 		return nil, nil, err
 	}
-	a, err := lora.New(loraConfig(t), w.model.files.Config, t.Seed)
+	a, err := lora.New(w.loraConfig(), w.model.files.Config, t.Seed)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -263,9 +263,14 @@ func (w *worker) begin() (*train.Snapshot, *lora.Adapter, error) {
 	return nil, a, err
 }
 
-func loraConfig(t gotune.Trainer) lora.Config {
-	return lora.Config{R: t.LoRA.Rank, Alpha: t.LoRA.Alpha, Dropout: t.LoRA.Dropout, TargetModules: t.LoRA.Targets, UseRSLoRA: t.LoRA.RSLoRA, UseDoRA: t.LoRA.DoRA,
-		BaseModel: t.Model.Source}
+// loraConfig is the adapter's. Its base is named so that PEFT finds it: by its
+// Hub id, else by its folder.
+func (w *worker) loraConfig() lora.Config {
+	l, base := w.config.LoRA, w.config.Model.Source
+	if base == embedded {
+		base = w.model.info.Path
+	}
+	return lora.Config{R: l.Rank, Alpha: l.Alpha, Dropout: l.Dropout, TargetModules: l.Targets, UseRSLoRA: l.RSLoRA, UseDoRA: l.DoRA, BaseModel: base}
 }
 
 // started shows what is known before the first step.
