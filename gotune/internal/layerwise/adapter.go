@@ -14,8 +14,9 @@ import (
 // layer after layer, within a layer in the order of model.Projections.
 type adapterLayout struct {
 	layers  []loraSpecs
-	offsets []int // of each layer's part
-	size    int   // N, all trained values
+	keys    []string // of layers
+	offsets []int    // of each layer's part
+	size    int      // N, all trained values
 }
 
 // layoutOf derives the layout of a, checking its shapes against the model.
@@ -41,6 +42,7 @@ func layoutOf(cfg *model.Config, a *lora.Adapter) (*adapterLayout, error) {
 		}
 		lay.offsets = append(lay.offsets, lay.size)
 		lay.layers = append(lay.layers, specs)
+		lay.keys = append(lay.keys, specs.key())
 		lay.size += specs.size()
 	}
 	if known != len(a.Modules) {
@@ -178,4 +180,12 @@ func (ad *DeviceAdapter) specs(i int) loraSpecs {
 		return nil
 	}
 	return ad.layout.layers[i]
+}
+
+// key is what specs adds to a program's key.
+func (ad *DeviceAdapter) key(i int) string {
+	if ad == nil {
+		return ""
+	}
+	return ad.layout.keys[i]
 }

@@ -139,7 +139,7 @@ func (b *Base) unpackAll() error {
 			bufs, specs = append(append(bufs, out...), g.bufs[n:]...), append(specs, plain)
 			l.owned = append(l.owned, out...)
 		}
-		l.resident, l.residentSpecs = bufs, specs
+		l.resident, l.residentSpecs, l.known = bufs, specs, nil
 	}
 	b.extra = b.residentBytes()
 	return nil

@@ -46,16 +46,18 @@ type layerKind struct {
 	geometry
 	specs   []groupSpec
 	lora    loraSpecs
+	keys    string // of specs and lora
 	dropout float64
 	keep    keep
 }
 
 func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
-	return layerKind{geometry: m, specs: b.layers[i].specs(), lora: ad.specs(i), dropout: dropout, keep: k}
+	specs, key := b.layers[i].specs()
+	return layerKind{geometry: m, specs: specs, lora: ad.specs(i), keys: key + " lora " + ad.key(i), dropout: dropout, keep: k}
 }
 
 func (k *layerKind) key() string {
-	return fmt.Sprintf("%s %s lora %s drop %v keep %d", k.geometry.key(), specsKey(k.specs), k.lora.key(), k.dropout, k.keep)
+	return fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
 }
 
 // layer is the graph of one layer from its common inputs.

@@ -2,6 +2,7 @@ package layerwise
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -56,12 +57,7 @@ type program struct {
 // build gets one parameter node for each of inputs. The key must name everything
 // that build depends on; the inputs' shapes are added to it.
 func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
-	var sb strings.Builder
-	sb.WriteString(key)
-	for _, s := range inputs {
-		fmt.Fprintf(&sb, "|%s%v", s.DType, s.Dimensions)
-	}
-	full := sb.String()
+	full := fullKey(key, inputs)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p = d.programs[full]; p != nil {
@@ -81,6 +77,18 @@ func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph,
 	p = &program{name: name, dev: d, exec: g.Executable(), outs: len(out)}
 	d.programs[full] = p
 	return p, nil
+}
+
+// fullKey adds the inputs' shapes to a key. It is made at every call.
+func fullKey(key string, inputs []shapes.Shape) string {
+	b := append(make([]byte, 0, len(key)+16*len(inputs)), key...)
+	for _, s := range inputs {
+		b = strconv.AppendInt(append(b, '|'), int64(s.DType), 10)
+		for _, d := range s.Dimensions {
+			b = strconv.AppendInt(append(b, ' '), int64(d), 10)
+		}
+	}
+	return string(b)
 }
 
 // run executes p. Inputs listed in donate (by index) are consumed: the caller

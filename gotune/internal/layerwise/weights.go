@@ -126,18 +126,23 @@ type layerWeights struct {
 	resident      []compute.Buffer // the layer's tensors with 4-bit matrices unpacked, or nil
 	residentSpecs []groupSpec
 	owned         []compute.Buffer // those of resident that are not also in groups
+	known         []groupSpec      // what specs returns, made once
+	key           string           // of known
 }
 
-// specs returns the groups' specs: those of the resident form when there is one.
-func (w *layerWeights) specs() []groupSpec {
-	if w.resident != nil {
-		return w.residentSpecs
+// specs returns the groups' specs, those of the resident form when there is one,
+// and what they add to a program's key. It is asked at every call.
+func (w *layerWeights) specs() (specs []groupSpec, key string) {
+	if w.known == nil {
+		w.known = w.residentSpecs
+		if w.resident == nil {
+			for _, g := range w.groups {
+				w.known = append(w.known, g.groupSpec)
+			}
+		}
+		w.key = specsKey(w.known)
 	}
-	out := make([]groupSpec, len(w.groups))
-	for i, g := range w.groups {
-		out[i] = g.groupSpec
-	}
-	return out
+	return w.known, w.key
 }
 
 // buffers returns the layer's tensors in the order that [layerShapes] declares.
