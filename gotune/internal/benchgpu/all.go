@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,9 @@ func all(ctx context.Context, args []string) error {
 	peers := fs.String("peers", "", "script that measures floors and peers (scripts/python/bench_gpu_peers.py); empty for none")
 	python := fs.String("python", "python3", "its interpreter")
 	logs := fs.String("logs", "", "folder for the stages' logs")
+	shape := fs.String("shape", "llama2-7b", "shape of the models, as -synth names it")
+	layers := fs.Int("layers", 0, "decoder layers of the large model; 0 keeps the shape's number. Fewer save loading where time is short; a step's time grows with them")
+	lengths := fs.String("lengths", "512,1024,2048", "tokens of a row in the stage train")
 	only := fs.String("only", "", "stages to run, by the beginning of their names, with commas; empty for all")
 	limit := fs.Duration("limit", 5*time.Minute, "longest time for one stage")
 	if err := fs.Parse(args); err != nil {
@@ -44,15 +48,18 @@ func all(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	whole, two := filepath.Join(*models, "llama2-7b"), filepath.Join(*models, "llama2-7b-2layers")
+	whole, two := filepath.Join(*models, *shape), filepath.Join(*models, *shape+"-2layers")
+	if *layers > 0 {
+		whole += fmt.Sprintf("-%dlayers", *layers)
+	}
 	var jobs []job
 	add := func(name string, cmd ...string) { jobs = append(jobs, job{name: name, cmd: cmd}) }
 	add("env", self, "env")
 	if missing(filepath.Join(two, "config.json")) {
-		add("synth two layers", *synth, "-shape", "llama2-7b", "-layers", "2", "-out", two)
+		add("synth two layers", *synth, "-shape", *shape, "-layers", "2", "-out", two)
 	}
 	if missing(filepath.Join(whole, "config.json")) {
-		add("synth", *synth, "-shape", "llama2-7b", "-out", whole)
+		add("synth", *synth, "-shape", *shape, "-layers", strconv.Itoa(*layers), "-out", whole)
 	}
 	if missing(*ref) {
 		add("reference", self, "reference", "-model", two, "-backend", *refBackend, "-out", *ref)
@@ -63,7 +70,7 @@ func all(ctx context.Context, args []string) error {
 	add("check plain", self, "check", "-model", two, "-dtype", "bfloat16", "-attention", "plain", "-reference", *ref)
 	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", *ref)
 	add("load", self, "load", "-model", whole)
-	add("train", self, "train", "-model", whole)
+	add("train", self, "train", "-model", whole, "-lengths", *lengths)
 	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
 	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
