@@ -108,7 +108,8 @@ func startKernel(t *testing.T, o startOptions) *client {
 	argv := append(append([]string{}, o.command...), self, "kernel", "--kernel", file)
 	c.cmd = exec.Command(argv[0], argv[1:]...)
 	c.cmd.Dir = dir
-	c.cmd.Env = append(os.Environ(), "GOTUNE_GONB="+gonb, "GOTUNE_SOCKET="+c.socket, "GOTUNE_BIN="+self)
+	// With the parent's pid, as Jupyter gives it: a kernel ends with a test binary that is killed.
+	c.cmd.Env = append(os.Environ(), "GOTUNE_GONB="+gonb, "GOTUNE_SOCKET="+c.socket, "GOTUNE_BIN="+self, fmt.Sprintf("JPY_PARENT_PID=%d", os.Getpid()))
 	c.cmd.Env = append(c.cmd.Env, o.env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log

@@ -20,6 +20,7 @@ func testEngine() int {
 	if err != nil {
 		return 1
 	}
+	time.AfterFunc(15*time.Minute, func() { os.Exit(0) }) // no test takes so long: it was killed
 	status := gotune.StatusInfo{Version: "test", PID: os.Getpid(), Backend: "xla:cpu", DeviceBytes: 3 << 20, DevicePeak: 4 << 20,
 		Models: []gotune.ModelInfo{{Model: gotune.Model{Name: "base <7B>"}, Architecture: "LlamaForCausalLM", Params: 7e6, DeviceBytes: 3 << 20, Backend: "xla:cpu"}},
 		Runs:   []gotune.RunInfo{{Name: "run1", State: gotune.RunRunning, Step: 3, TotalSteps: 9, Loss: 1.25}}}
