@@ -96,3 +96,29 @@ func TestHost(t *testing.T) {
 		t.Errorf("Host() = %+v", h)
 	}
 }
+
+// A driver runs plugins of its own CUDA and of older ones.
+func TestReleaseFor(t *testing.T) {
+	for driver, want := range map[int]int{0: 13, 12040: 12, 12080: 12, 13000: 13, 13010: 13} {
+		if got := releaseFor(driver).major; got != want {
+			t.Errorf("releaseFor(%d) is of CUDA %d, want %d", driver, got, want)
+		}
+	}
+}
+
+// A CUDA plugin of gotune's own cache is checked as the CPU's is.
+func TestFindRefusesChangedCUDAPlugin(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	t.Setenv(EnvCUDA, "")
+	p := filepath.Join(cache, "gotune", "pjrt", cudaReleases[0].dir(), cudaReleases[0].library())
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte("not a plugin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Find(CUDA); err == nil || errors.Is(err, ErrNoPlugin) || !strings.Contains(err.Error(), "sha256") {
+		t.Errorf("Find = %v, want an error about the sha256", err)
+	}
+}

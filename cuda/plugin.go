@@ -115,7 +115,18 @@ func cpuPath() (string, error) {
 func findCUDA() (Plugin, error) {
 	var roots []string
 	if d, err := CacheDir(); err == nil {
-		roots = append(roots, filepath.Join(d, "pjrt", "cuda*"), filepath.Join(d, "venv-*", "lib", "python3*", "site-packages"))
+		for _, r := range cudaReleases {
+			path := filepath.Join(d, "pjrt", r.dir(), r.library())
+			sum, err := fileSHA256(path)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil || sum != r.soSHA256 {
+				return Plugin{}, fmt.Errorf("find plugin: %s has sha256 %s, want %s: the file is damaged or was changed; delete its folder and run: gotune plugin fetch cuda", path, sum, r.soSHA256)
+			}
+			return Plugin{Kind: CUDA, Path: path, Version: cudaVersion, SHA256: sum, Origin: "cache", DataDir: cudaDataDir(path)}, nil
+		}
+		roots = append(roots, filepath.Join(d, "venv-*", "lib", "python3*", "site-packages"))
 	}
 	for _, v := range []string{os.Getenv("VIRTUAL_ENV"), "/opt/*/.venv", "/opt/*venv*", "/usr/local", "/usr"} {
 		if v != "" {

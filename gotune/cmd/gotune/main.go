@@ -10,6 +10,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -31,7 +32,7 @@ func run(args []string) int { return runRoot(newRoot(), args) }
 
 func runRoot(root *cobra.Command, args []string) int {
 	root.SetArgs(args)
-	cmd, err := root.ExecuteC()
+	cmd, err := root.ExecuteContextC(context.Background())
 	switch {
 	case err == nil:
 		return 0
@@ -75,7 +76,7 @@ goes on when a command ends, and ends by itself when it has nothing to do.`,
 		c.GroupID = "work"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{doctorCmd(), statusCmd(), stopCmd(), engineCmd(), kernelCmd(), versionCmd()} {
+	for _, c := range []*cobra.Command{doctorCmd(), pluginCmd(), statusCmd(), stopCmd(), engineCmd(), kernelCmd(), versionCmd()} {
 		c.GroupID = "engine"
 		root.AddCommand(c)
 	}
