@@ -72,6 +72,7 @@ func all(ctx context.Context, args []string) error {
 	add("load", self, "load", "-model", whole)
 	add("train", self, "train", "-model", whole, "-lengths", *lengths)
 	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
+	add("train resident", self, "train", "-model", whole, "-resident", "16", "-lengths", "1024", "-memory", "save")
 	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
 		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024", "-memory", "recompute,auto")

@@ -32,6 +32,7 @@ type session struct {
 type settings struct {
 	model, backend, dtype, quant, targets, attention string
 	rank                                             int
+	resident                                         float64
 }
 
 func (s *settings) flags(fs *flag.FlagSet) {
@@ -41,6 +42,7 @@ func (s *settings) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.quant, "quant", layerwise.QuantNF4, "none, nf4, fp4")
 	fs.StringVar(&s.targets, "targets", "q_proj,v_proj", "projections with an adapter")
 	fs.StringVar(&s.attention, "attention", layerwise.AttentionAuto, "auto, plain")
+	fs.Float64Var(&s.resident, "resident", -1, "GiB that unpacked 4-bit layers may take on the device; -1 unpacks them in each call")
 	fs.IntVar(&s.rank, "rank", 64, "of the adapter")
 }
 
@@ -60,7 +62,8 @@ func (s *settings) open(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	start := time.Now()
-	ses.base, err = layerwise.Load(ctx, ses.trace, ses.ck, layerwise.LoadOptions{Quant: s.quant, ComputeDType: s.dtype, Attention: s.attention}, nil)
+	o := layerwise.LoadOptions{Quant: s.quant, ComputeDType: s.dtype, Attention: s.attention, ResidentBytes: int64(s.resident * (1 << 30))}
+	ses.base, err = layerwise.Load(ctx, ses.trace, ses.ck, o, nil)
 	ses.loaded = time.Since(start)
 	runtime.GC()
 	return ses, err

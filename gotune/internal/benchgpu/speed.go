@@ -120,6 +120,9 @@ func trainCase(ses *session, dtype, memory string, rows, length, steps int) erro
 	slices.Sort(took)
 	step := took[len(took)/2]
 	title := dtype + " " + memory
+	if ses.base.Resident() > 0 {
+		title += " resident"
+	}
 	if ses.plain {
 		title += " plain attention"
 	}

@@ -27,6 +27,22 @@
 // optimizer are float32. The residual stream is float32, or bfloat16 when that is
 // the compute dtype.
 //
+// # Attention
+//
+// Rows of one document with padding behind take the device's fused attention (cuDNN's
+// flash attention: XLA on a GPU of compute capability 8.0 or newer, bfloat16 and
+// float16, heads up to 128) once it has been held against plain attention on that
+// device; its gradient may differ in the last bits from run to run. Packed rows,
+// sliding windows shorter than a row, a T4 and a CPU take plain attention, whose
+// scores exist for an eighth of a row's queries at a time. GOTUNE_ATTENTION=plain
+// turns the fused one off; [Base.Attention] says what is used.
+//
+// # Calls
+//
+// On a GPU a call of a program returns once it is queued (package backend): a step
+// reads two numbers at its end, and the device does not idle in between. Errors of
+// queued calls show where a result is read. GOTUNE_CALLS=awaited makes each call wait.
+//
 // # Panics
 //
 // GoMLX panics while a graph is built. Every executable of this package is built

@@ -89,6 +89,8 @@ func (r *headRun) sum() (sum float64, err error) {
 	}
 	picked := out[0]
 	defer drop(picked)
+	var sums []compute.Buffer // read when all chunks are queued
+	defer func() { drop(sums...) }()
 	for at := 0; at < r.used; at += r.chunk {
 		from, err := b.dev.number(int32(at))
 		if err != nil {
@@ -102,8 +104,10 @@ func (r *headRun) sum() (sum float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		v, err := download[float32](out[0], 1)
-		drop(out[0])
+		sums = append(sums, out[0])
+	}
+	for _, s := range sums {
+		v, err := download[float32](s, 1)
 		if err != nil {
 			return 0, err
 		}
