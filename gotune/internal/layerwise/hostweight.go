@@ -22,6 +22,20 @@ type hostWeight struct {
 	packed     *quant.Tensor // nil when kept plain
 	plain      safetensors.Tensor
 	bias       []float32 // nil without
+	room       []byte    // whole blocks of codes, packed's at the front; nil if packed lies elsewhere
+}
+
+// joined returns the codes of consecutive weights as one run, if they lie so in
+// one room.
+func joined(hs []hostWeight) []byte {
+	n := 0
+	for _, h := range hs {
+		if h.room == nil {
+			return nil
+		}
+		n += len(h.room)
+	}
+	return hs[0].room[:n]
 }
 
 // alike says whether two projections can share one matrix.
@@ -33,8 +47,9 @@ func (h *hostWeight) alike(o hostWeight) bool {
 	return p == nil || p.Type == q.Type && p.BlockSize == q.BlockSize && (p.Nested == nil) == (q.Nested == nil)
 }
 
-// hostWeight reads a projection and its bias, and quantizes it if asked.
-func (l *loader) hostWeight(layer int, proj string) (h hostWeight, err error) {
+// hostWeight reads a projection and its bias, and quantizes it, if asked, into
+// the front of room.
+func (l *loader) hostWeight(layer int, proj string, room []byte) (h hostWeight, err error) {
 	if err = l.ctx.Err(); err != nil {
 		return h, err
 	}
@@ -46,16 +61,18 @@ func (l *loader) hostWeight(layer int, proj string) (h hostWeight, err error) {
 	}
 	if ok {
 		h.packed = packed
-		l.done += packed.Bytes()
+		l.done.Add(packed.Bytes())
 	} else {
 		if h.plain, err = l.read(h.name); err != nil {
 			return h, err
 		}
 		if l.opt.Quant != QuantNone {
-			h.packed, err = quant.QuantizeTensor(quant.Type(l.opt.Quant), h.plain, l.opt.BlockSize, l.opt.DoubleQuant)
+			h.room = room[:codeBytes(h.out*h.in, l.opt.BlockSize)]
+			h.packed, err = quant.QuantizeTensorInto(h.room, quant.Type(l.opt.Quant), h.plain, l.opt.BlockSize, l.opt.DoubleQuant)
 			if err != nil {
 				return h, fmt.Errorf("layerwise: quantize %s: %w", h.name, err)
 			}
+			clear(h.room[len(h.packed.Codes):])
 			h.plain = safetensors.Tensor{}
 			l.ck.Drop(h.name)
 		}
@@ -119,11 +136,14 @@ func (l *loader) push(g *group, flat any, dt dtypes.DType, dims ...int) error {
 
 // uploadPacked lays codes and scales out as groupSpec describes.
 func (l *loader) uploadPacked(g *group, hs []hostWeight) error {
-	codes := make([]byte, g.totalBlocks()*g.block/2)
-	at := 0
-	for i, h := range hs {
-		copy(codes[at:], h.packed.Codes)
-		at += g.blocks(g.parts[i]) * g.block / 2
+	codes := joined(hs)
+	if codes == nil {
+		codes = make([]byte, g.totalBlocks()*g.block/2)
+		at := 0
+		for i, h := range hs {
+			copy(codes[at:], h.packed.Codes)
+			at += g.blocks(g.parts[i]) * g.block / 2
+		}
 	}
 	if err := l.push(g, codes, dtypes.Uint8, len(codes)); err != nil {
 		return err

@@ -3,6 +3,7 @@ package layerwise
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -137,12 +138,16 @@ type loader struct {
 	ctx    context.Context
 	ck     *model.Checkpoint
 	report func(Progress)
-	done   int64
+	done   atomic.Int64 // bytes read
 	total  int64
+	host   chan hostGroup // what is quantized and not uploaded yet
+	rooms  chan []byte    // buffers for codes that are free
 }
 
 func (l *loader) all() (err error) {
 	l.total = l.ck.Bytes()
+	stop := l.startHost()
+	defer stop()
 	if l.embed, err = l.table2D(model.EmbedName); err != nil {
 		return err
 	}
@@ -170,33 +175,34 @@ func (l *loader) layer(i int) (w *layerWeights, err error) {
 	if w.norm1, err = l.vector(l.cfg.InputNorm(i)); err != nil {
 		return w, err
 	}
-	for _, projs := range [][]string{{"q_proj", "k_proj", "v_proj"}, {"o_proj"}} {
-		if err = l.groups(w, i, projs); err != nil {
+	for range 2 { // q|k|v, o
+		if err = l.groups(w); err != nil {
 			return w, err
 		}
 	}
 	if w.norm2, err = l.vector(l.cfg.PostNorm(i)); err != nil {
 		return w, err
 	}
-	for _, projs := range [][]string{{"gate_proj", "up_proj"}, {"down_proj"}} {
-		if err = l.groups(w, i, projs); err != nil {
+	for range 2 { // gate|up, down
+		if err = l.groups(w); err != nil {
 			return w, err
 		}
 	}
 	return w, nil
 }
 
-// groups loads projections that share an input, as one matrix where their
-// weights are stored alike, else one by one.
-func (l *loader) groups(w *layerWeights, layer int, projs []string) error {
-	var loaded []hostWeight
-	for _, p := range projs {
-		h, err := l.hostWeight(layer, p)
-		if err != nil {
-			return err
-		}
-		loaded = append(loaded, h)
+// groups uploads the next projections that share an input, as one matrix where
+// their weights are stored alike, else one by one.
+func (l *loader) groups(w *layerWeights) error {
+	next, ok := <-l.host
+	if !ok {
+		return l.ctx.Err() // the only thing that ends the reader early without a word
 	}
+	if next.err != nil {
+		return next.err
+	}
+	defer func() { l.rooms <- next.room }()
+	loaded := next.weights
 	for from := 0; from < len(loaded); {
 		to := from + 1
 		for to < len(loaded) && loaded[to].alike(loaded[from]) {
@@ -217,7 +223,7 @@ func (l *loader) finished(name string, shape []int, dtype string, bytes int64, q
 	l.table = append(l.table, TensorInfo{Name: name, Shape: shape, DType: dtype, Bytes: bytes, Quantized: quantized})
 	l.bytes += bytes
 	if l.report != nil {
-		l.report(Progress{Tensor: name, Done: l.done, Total: l.total, DeviceUsed: l.bytes})
+		l.report(Progress{Tensor: name, Done: l.done.Load(), Total: l.total, DeviceUsed: l.bytes})
 	}
 }
 
@@ -227,7 +233,7 @@ func (l *loader) read(name string) (safetensors.Tensor, error) {
 		return safetensors.Tensor{}, err
 	}
 	t, err := l.ck.Tensor(name)
-	l.done += int64(len(t.Data))
+	l.done.Add(int64(len(t.Data)))
 	return t, err
 }
 

@@ -65,7 +65,7 @@ func (e *ValueError) Error() string {
 // quantization may differ where its mean of the scales is rounded differently. It
 // returns a [*ValueError] if a weight is not finite.
 func Quantize(typ Type, shape []int, w []float32, blockSize int, double bool) (*Tensor, error) {
-	t, c, err := newTensor(typ, shape, len(w), blockSize)
+	t, c, err := newTensor(typ, shape, len(w), blockSize, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +78,12 @@ func Quantize(typ Type, shape []int, w []float32, blockSize int, double bool) (*
 // QuantizeTensor packs an F32, F16 or BF16 tensor without a float32 copy. The
 // result is that of [Quantize] on its values; DType tells the original type.
 func QuantizeTensor(typ Type, w safetensors.Tensor, blockSize int, double bool) (*Tensor, error) {
+	return QuantizeTensorInto(nil, typ, w, blockSize, double)
+}
+
+// QuantizeTensorInto is [QuantizeTensor] with the codes in room, if its length
+// holds them: fresh memory costs as much time as finding the codes.
+func QuantizeTensorInto(room []byte, typ Type, w safetensors.Tensor, blockSize int, double bool) (*Tensor, error) {
 	size, names := w.DType.Size(), map[safetensors.DType]string{
 		safetensors.F32: "float32", safetensors.F16: "float16", safetensors.BF16: "bfloat16",
 	}
@@ -85,7 +91,7 @@ func QuantizeTensor(typ Type, w safetensors.Tensor, blockSize int, double bool) 
 		return nil, fmt.Errorf("quant: tensor %q has the type %s, wanted F32, F16 or BF16", w.Name, w.DType)
 	}
 	n := len(w.Data) / size
-	t, c, err := newTensor(typ, w.Shape, n, blockSize)
+	t, c, err := newTensor(typ, w.Shape, n, blockSize, room)
 	if err != nil {
 		return nil, fmt.Errorf("%w (tensor %q)", err, w.Name)
 	}
@@ -111,8 +117,9 @@ func QuantizeTensor(typ Type, w safetensors.Tensor, blockSize int, double bool) 
 	return t, nil
 }
 
-// newTensor checks the arguments and makes room for the result.
-func newTensor(typ Type, shape []int, n, blockSize int) (*Tensor, *codec, error) {
+// newTensor checks the arguments and makes room for the result, where the given
+// room is too small.
+func newTensor(typ Type, shape []int, n, blockSize int, room []byte) (*Tensor, *codec, error) {
 	c := codecs[typ]
 	if c == nil {
 		return nil, nil, fmt.Errorf("quant: unknown code %q, wanted %q or %q", typ, NF4, FP4)
@@ -131,7 +138,11 @@ func newTensor(typ Type, shape []int, n, blockSize int) (*Tensor, *codec, error)
 		return nil, nil, fmt.Errorf("quant: found %d weights, but the shape %v wants %d", n, shape, bytes)
 	}
 	t := &Tensor{Type: typ, Shape: slices.Clone(shape), BlockSize: blockSize}
-	t.Codes = make([]byte, (n+1)/2)
+	if need := (n + 1) / 2; len(room) >= need {
+		t.Codes = room[:need:need]
+	} else {
+		t.Codes = make([]byte, need)
+	}
 	t.Absmax = make([]float32, (n+blockSize-1)/blockSize)
 	return t, c, nil
 }
