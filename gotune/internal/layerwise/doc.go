@@ -39,9 +39,20 @@
 //
 // # Calls
 //
-// On a GPU a call of a program returns once it is queued (package backend): a step
-// reads two numbers at its end, and the device does not idle in between. Errors of
-// queued calls show where a result is read. GOTUNE_CALLS=awaited makes each call wait.
+// With GOTUNE_CALLS=queued a call of a program on a GPU returns once it is queued
+// (package backend): a step reads two numbers at its end, and the device does not idle
+// in between. Errors of queued calls show where a result is read.
+//
+// # Measured
+//
+// Llama-2-7B shapes on an H100, NF4, r=64 on q and v, B=4, bfloat16, calls awaited
+// and attention plain: 8,683, 11,280 and 11,616 tokens/s at S=512, 1,024 and 2,048 with
+// residuals kept; 6,600, 8,392 and 9,237 computed again. Of a step of 363 ms at S=1,024
+// the forwards take 155 ms, the backwards 188, of which the matrix products need about
+// 76 and 74; the rest is mostly plain attention. The fused attention and the queued
+// calls were made for that and are still to be measured there (scripts/bench_gpu).
+// On two CPU cores, float32, a step of the embedded model takes about as many
+// core-seconds as PyTorch's: both sit at the matrix products' rate.
 //
 // # Panics
 //
