@@ -77,7 +77,7 @@ func (e environment) forGoNB() ([]string, error) {
 	}
 	env := map[string]string{
 		"PATH":          strings.Join(append(path, os.Getenv("PATH")), string(os.PathListSeparator)),
-		"GOPROXY":       "file://" + filepath.ToSlash(proxy) + "," + cmp.Or(e.GOPROXY, "https://proxy.golang.org,direct"),
+		"GOPROXY":       "file://" + filepath.ToSlash(proxy) + "," + cmp.Or(e.GOPROXY, "direct"),
 		"GONOSUMDB":     strings.TrimPrefix(e.GONOSUMDB+","+ModulePath, ","),
 		"GOTUNE_SOCKET": socketPath(),
 		"GOTUNE_BIN":    cmp.Or(os.Getenv("GOTUNE_BIN"), self),
