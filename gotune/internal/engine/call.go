@@ -104,6 +104,8 @@ func (c *call) path(p string) string {
 // hub is the Hub as the caller's environment describes it.
 func (c *call) hub() *hub.Client {
 	h := hub.FromEnv(c.request.Getenv)
-	h.OnRetry = func(r hub.Retry) { c.log(fmt.Sprintf("%v", r)) }
+	h.OnRetry = func(r hub.Retry) {
+		c.log(fmt.Sprintf("%s %s: %s; again in %v", r.Op, r.Object, r.Cause, r.Wait.Round(100*time.Millisecond)))
+	}
 	return h
 }

@@ -46,16 +46,22 @@ func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSi
 	case setting == "on":
 		return layerwise.MemoryRecompute, "activations are computed again, as asked for"
 	case setting == "off":
-		return layerwise.MemorySave, fmt.Sprintf("activations are kept, as asked for: about %s at %s", gib(keep), shape)
+		return layerwise.MemorySave, fmt.Sprintf("activations are kept, as asked for: about %s at %s", size(keep), shape)
 	case free <= 0:
-		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s at %s", gib(keep), shape)
+		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s at %s", size(keep), shape)
 	case need <= free-free/10:
-		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s of %s free at %s", gib(need), gib(free), shape)
+		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s of %s free at %s", size(need), size(free), shape)
 	}
-	return layerwise.MemoryRecompute, fmt.Sprintf("activations are computed again: keeping them takes about %s of %s free at %s", gib(need), gib(free), shape)
+	return layerwise.MemoryRecompute, fmt.Sprintf("activations are computed again: keeping them takes about %s of %s free at %s", size(need), size(free), shape)
 }
 
-func gib(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
+// size is a number of bytes as people read it.
+func size(n int64) string {
+	if n < 1<<30 {
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}
 
 // elementSize is the bytes of a value of the model's compute type.
 func (l *model) elementSize() int {

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -97,6 +98,12 @@ func retryAfter(h http.Header) time.Duration {
 	return -1
 }
 
+// noSuchHost says whether a name has no address, which waiting does not mend.
+func noSuchHost(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && dns.IsNotFound
+}
+
 // do sends r until it has a final answer. A 2xx answer, and a redirect that r
 // keeps, come back with an open body; everything else is an Error.
 func (c *Client) do(ctx context.Context, r *request) (*http.Response, error) {
@@ -112,7 +119,7 @@ func (c *Client) do(ctx context.Context, r *request) (*http.Response, error) {
 				return nil, e
 			}
 			e = c.transportError(r.op, r.object, err)
-			if r.noRetry || e.Kind != ErrNetwork || !b.again(ctx, e.Found, -1) {
+			if r.noRetry || e.Kind != ErrNetwork || noSuchHost(err) || !b.again(ctx, e.Found, -1) {
 				return nil, e
 			}
 			continue
