@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/gotune/gotune/gotune/internal/lora"
+	"github.com/gotune/gotune/gotune/internal/oracle"
 	"github.com/gotune/gotune/gotune/internal/safetensors"
 	"github.com/gotune/gotune/gotune/internal/train"
 )
@@ -283,29 +284,10 @@ func TestSaveFails(t *testing.T) {
 	}
 }
 
-const pythonEnv = "GOTUNE_ORACLE_PYTHON" // see package events' tests
-
 // TestTransformersReadsState loads trainer_state.json with transformers.
 func TestTransformersReadsState(t *testing.T) {
 	t.Parallel()
-	py := os.Getenv(pythonEnv)
-	if py == "none" {
-		t.Skipf("%s=none: transformers is not asked", pythonEnv)
-	}
-	if py == "" {
-		cache := os.Getenv("GOTUNE_CACHE")
-		if cache == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cache = filepath.Join(home, ".cache", "gotune")
-		}
-		py = filepath.Join(cache, "venv-oracle", "bin", "python")
-	}
-	if _, err := os.Stat(py); err != nil {
-		t.Fatalf("python with transformers: %v; set %s to one, or to none to go without", err, pythonEnv)
-	}
+	py := oracle.Python(t, "transformers")
 	dir := save(t, t.TempDir(), 25, Options{})
 	const script = `
 import sys, json

@@ -19,33 +19,6 @@ import (
 	"github.com/gotune/gotune/gotune/internal/train"
 )
 
-// pythonEnv names the Python that has the golden data's libraries. Default: the
-// one in GOTUNE_CACHE (by default ~/.cache/gotune). "none" skips by request.
-const pythonEnv = "GOTUNE_ORACLE_PYTHON"
-
-func python(t *testing.T) string {
-	t.Helper()
-	p := os.Getenv(pythonEnv)
-	if p == "none" {
-		t.Skipf("%s=none: the real TensorBoard is not asked", pythonEnv)
-	}
-	if p == "" {
-		cache := os.Getenv("GOTUNE_CACHE")
-		if cache == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cache = filepath.Join(home, ".cache", "gotune")
-		}
-		p = filepath.Join(cache, "venv-oracle", "bin", "python")
-	}
-	if _, err := os.Stat(p); err != nil {
-		t.Fatalf("python with tensorboard: %v; set %s to one, or to none to go without", err, pythonEnv)
-	}
-	return p
-}
-
 // TestEventBytes holds the encoding against bytes that torch's SummaryWriter
 // wrote for the same values and times.
 func TestEventBytes(t *testing.T) {
@@ -124,7 +97,7 @@ func TestRealTensorBoard(t *testing.T) {
 		}
 	}
 	var stderr bytes.Buffer
-	cmd := exec.Command(python(t), tool, out)
+	cmd := exec.Command(oracle.Python(t, "the real TensorBoard"), tool, out)
 	cmd.Stderr = &stderr
 	text, err := cmd.Output()
 	if err != nil {

@@ -192,8 +192,7 @@ func TestOracleModelAlone(t *testing.T) {
 const mistralEnv = "GOTUNE_MISTRAL_MODEL"
 
 // mistralModel finds that model: where GOTUNE_MISTRAL_MODEL says, else in the
-// Python environment that the set-up script makes (GOTUNE_CACHE, by default
-// ~/.cache/gotune, venv-oracle). "none" skips the test by request; a file that is
+// Python environment that scripts/setup --tests makes. "none" skips the test by request; a file that is
 // missing or another fails it.
 func mistralModel(t *testing.T, path, sum string) []byte {
 	t.Helper()
@@ -202,18 +201,10 @@ func mistralModel(t *testing.T, path, sum string) []byte {
 		t.Skipf("%s=none: this test says nothing about the Mistral 32k model", mistralEnv)
 	}
 	if file == "" {
-		cache := os.Getenv("GOTUNE_CACHE")
-		if cache == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cache = filepath.Join(home, ".cache", "gotune")
-		}
-		found, _ := filepath.Glob(filepath.Join(cache, "venv-oracle", "lib", "python3*", "site-packages", filepath.FromSlash(path)))
+		found, _ := filepath.Glob(filepath.Join(oracle.Venv(t), "lib", "python3*", "site-packages", filepath.FromSlash(path)))
 		if len(found) == 0 {
 			t.Fatalf("the Mistral 32k model is not installed: pip install mistral-common in %s, or set %s to its %s (none: go without)",
-				filepath.Join(cache, "venv-oracle"), mistralEnv, path)
+				oracle.Venv(t), mistralEnv, path)
 		}
 		file = found[0]
 	}
