@@ -98,7 +98,8 @@ func (v *compareView) one(ctx context.Context, t Trainer, prompt string, s Sampl
 
 func (v *compareView) event(m *wire.Message) {
 	if m.Event != wire.EventToken {
-		v.progressView.event(m)
+		v.take(m)
+		v.tick()
 		return
 	}
 	var t wire.Token

@@ -73,7 +73,8 @@ type tokenView struct {
 
 func (v *tokenView) event(m *wire.Message) {
 	if m.Event != wire.EventToken {
-		v.progressView.event(m)
+		v.take(m)
+		v.tick()
 		return
 	}
 	var t wire.Token
@@ -114,7 +115,7 @@ func (v *tokenView) finish(err error) {
 func exchangeHTML(prompt, text, note string) string {
 	var b strings.Builder
 	b.WriteString(`<div style="max-width:52em;padding:4px 0"><div style="white-space:pre-wrap;opacity:.7">` + escape(prompt) + `</div>`)
-	b.WriteString(`<div style="white-space:pre-wrap;border-left:3px solid ` + seriesColors[0] + `;padding:2px 0 2px 10px;margin:6px 0">` + escape(text) + `</div>`)
+	b.WriteString(`<div style="white-space:pre-wrap;border-left:3px solid ` + accent + `;padding:2px 0 2px 10px;margin:6px 0">` + escape(text) + `</div>`)
 	if note != "" {
 		b.WriteString(`<div><small>` + escape(note) + `</small></div>`)
 	}

@@ -46,22 +46,22 @@ func (l Lengths) histogram(style chartStyle) string {
 			continue
 		}
 		left, right, top := p.x(float64(bin.low)), p.x(float64(bin.low+bin.width)), p.y(float64(bin.count))
-		fmt.Fprintf(&b, `<rect x="%s" y="%s" width="%s" height="%s" fill="%s"/>`,
-			px(left), px(top), px(math.Max(0.8, right-left-1)), px(p.y(0)-top), seriesColors[0])
+		fmt.Fprintf(&b, `<rect x="%s" y="%s" width="%s" height="%s" %s/>`,
+			px(left), px(top), px(math.Max(0.8, right-left-1)), px(p.y(0)-top), style.paint("fill", 0, false))
 	}
 	for i, m := range []struct {
 		name  string
 		value int
 	}{{"median", l.Median}, {"90 %", l.P90}} {
 		x := p.x(float64(m.value))
-		b.WriteString(`<path stroke="` + seriesColors[1] + `" stroke-width="1.5" stroke-dasharray="4 3" d="M` + px(x) + ` ` + px(marginTop) + `V` + px(p.y(0)) + `"/>`)
+		b.WriteString(`<path ` + style.paint("stroke", 1, false) + ` stroke-width="1.5" stroke-dasharray="4 3" d="M` + px(x) + ` ` + px(marginTop) + `V` + px(p.y(0)) + `"/>`)
 		anchor := "start"
 		if i == 0 && l.P90 != l.Median {
 			anchor = "end"
 		}
 		b.WriteString(style.textAt(x+float64(6*i-3), marginTop-6, anchor, fmt.Sprintf("%s %d", m.name, m.value)))
 	}
-	return style.svg(l.alt(), b.String())
+	return style.svg(p, 2, l.alt(), b.String())
 }
 
 func (l Lengths) alt() string {

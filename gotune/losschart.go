@@ -3,6 +3,7 @@ package gotune
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -71,58 +72,91 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	if p.y0 > p.y1 {
 		p.y0, p.y1 = 0, 1
 	}
-	room := math.Max((p.y1-p.y0)*0.05, math.Max(math.Abs(p.y1)*1e-3, 1e-9))
+	// At least a tenth of the loss is shown: a first step or two are no cliff.
+	room := math.Max((p.y1-p.y0)*0.05, math.Max((math.Abs(p.y1)*0.1-(p.y1-p.y0))/2, 1e-9))
 	p.y0, p.y1 = p.y0-room, p.y1+room
 	if p.y0 < 0 && p.y0 >= -room {
 		p.y0 = 0 // losses are not negative
 	}
-	var b strings.Builder
-	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 8)))
 	var names []string
-	for i, c := range curves {
-		color := seriesColors[i%len(seriesColors)]
+	for _, c := range curves {
 		names = append(names, c.name)
-		b.WriteString(style.controlMarks(p, c.controls, color))
-		b.WriteString(polyline(p, c.x, c.raw, `stroke="`+color+`" stroke-opacity=".45" stroke-width="1"`))
-		b.WriteString(polyline(p, c.x, c.smooth, `stroke="`+color+`" stroke-width="2"`))
+	}
+	legend, lower := style.legend(names, chartNote(curves))
+	p.lower = lower
+	var b strings.Builder
+	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 6)))
+	for i, c := range curves {
+		b.WriteString(polyline(p, c.x, c.raw, style.paint("stroke", i, true)+` stroke-width="1"`))
+	}
+	for i, c := range curves {
+		b.WriteString(style.controlLines(p, c.controls, i))
+		b.WriteString(polyline(p, c.x, c.smooth, style.paint("stroke", i, false)+` stroke-width="2"`))
+	}
+	for i, c := range curves {
 		for j := range c.evalX {
-			b.WriteString(`<circle cx="` + px(p.x(c.evalX[j])) + `" cy="` + px(p.y(c.evalY[j])) + `" r="4" fill="` + color + `" ` + style.axis + `/>`)
+			at := ` cx="` + px(p.x(c.evalX[j])) + `" cy="` + px(p.y(c.evalY[j])) + `"`
+			b.WriteString(`<circle ` + style.ground + at + ` r="5.5"/><circle ` + style.paint("fill", i, false) + at + ` r="4"/>`)
 		}
 	}
-	b.WriteString(style.legend(names))
-	b.WriteString(style.textAt(chartWidth-marginRight, 18, "end", chartNote(curves)))
-	return style.svg(lossAlt(curves), b.String())
+	b.WriteString(style.controlLabels(p, curves))
+	return style.svg(p, len(curves), lossAlt(curves), b.String()+legend)
 }
 
-// controlMarks draws a dashed line where something was done by hand, with a
-// label where there is room; the title of the line, which shows under the mouse,
-// tells all.
-func (s chartStyle) controlMarks(p plane, controls []Control, color string) string {
+// together are the controls of the same step as the first one.
+func together(controls []Control) []Control {
+	n := 1
+	for n < len(controls) && controls[n].Step == controls[0].Step {
+		n++
+	}
+	return controls[:n]
+}
+
+// controlLines draws a dashed line where something was done by hand; its title,
+// which shows under the mouse, tells all.
+func (s chartStyle) controlLines(p plane, controls []Control, series int) string {
 	var b strings.Builder
-	free := math.Inf(-1)
-	for from := 0; from < len(controls); {
-		to := from + 1
-		for to < len(controls) && controls[to].Step == controls[from].Step {
-			to++
-		}
+	for len(controls) > 0 {
+		here := together(controls)
+		controls = controls[len(here):]
 		var lines []string
-		for _, c := range controls[from:to] {
+		for _, c := range here {
 			lines = append(lines, c.line())
 		}
-		x := p.x(float64(controls[from].Step))
-		b.WriteString(`<path stroke="` + color + `" stroke-dasharray="4 3" d="M` + px(x) + ` ` + px(marginTop) + `V` + px(p.y(p.y0)) + `"><title>` +
-			escape(strings.Join(lines, "\n")) + `</title></path>`)
-		if x >= free {
-			label := oneLine(marks(controls[from:to]), 32)
-			width := 10 + 7*float64(len([]rune(label))) // a character is about 7 pixels wide
-			anchor, at := "start", x+4
-			if x+width > chartWidth {
-				anchor, at = "end", x-4
+		b.WriteString(`<path ` + s.paint("stroke", series, false) + ` stroke-dasharray="4 3" d="M` + px(p.x(float64(here[0].Step))) + ` ` + px(p.top()) +
+			`V` + px(p.bottom()) + `"><title>` + escape(strings.Join(lines, "\n")) + `</title></path>`)
+	}
+	return b.String()
+}
+
+// labelRows is the number of rows of labels at the top of a chart.
+const labelRows = 3
+
+// controlLabels writes at those lines what was done, in up to labelRows rows
+// where there is room.
+func (s chartStyle) controlLabels(p plane, curves []curve) string {
+	var b strings.Builder
+	type span struct{ from, to float64 }
+	var taken [labelRows][]span
+	for _, c := range curves {
+		for controls := c.controls; len(controls) > 0; {
+			here := together(controls)
+			controls = controls[len(here):]
+			x := p.x(float64(here[0].Step))
+			label := oneLine(marks(here), 32)
+			anchor, at, room := "start", x+4, span{x, x + 4 + textWidth(label)}
+			if room.to > chartWidth {
+				anchor, at, room = "end", x-4, span{x - 4 - textWidth(label), x}
 			}
-			b.WriteString(s.textAt(at, marginTop+10, anchor, label))
-			free = x + width
+			for row := range taken {
+				if slices.ContainsFunc(taken[row], func(t span) bool { return room.from < t.to && t.from < room.to }) {
+					continue
+				}
+				taken[row] = append(taken[row], room)
+				b.WriteString(textWith(s.label, at, p.top()+10+float64(15*row), anchor, label))
+				break
+			}
 		}
-		from = to
 	}
 	return b.String()
 }

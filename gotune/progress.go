@@ -42,6 +42,13 @@ func newProgress(what string) *progressView {
 }
 
 func (p *progressView) event(m *wire.Message) {
+	p.take(m)
+	p.tick()
+}
+
+// take notes what a message says and draws nothing: views that show progress
+// among other things draw it in their own block.
+func (p *progressView) take(m *wire.Message) {
 	switch m.Event {
 	case wire.EventProgress:
 		var pr wire.Progress
@@ -56,7 +63,6 @@ func (p *progressView) event(m *wire.Message) {
 			p.s.print(plainText(l.Text) + "\n")
 		}
 	}
-	p.tick()
 }
 
 func (p *progressView) progress(pr wire.Progress) {

@@ -13,30 +13,34 @@ import (
 // own, an <img> with a data URI: it survives in saved and untrusted notebooks,
 // and brings its own background, since it can't see the page's colours.
 type chartStyle struct {
-	open string // start of the document, after <svg …>
-	text string // attributes of text
-	axis string // attributes of lines of the axes
-	grid string
+	card   bool
+	text   string // attributes of text
+	label  string // of text that stands over lines
+	axis   string // of the axes' lines
+	grid   string // of lines that only lead the eye
+	ground string // of a shape in the background's colour
 }
 
 var (
 	liveStyle = chartStyle{
-		text: `fill="currentColor"`,
-		axis: `stroke="currentColor" stroke-opacity=".5"`,
-		grid: `stroke="currentColor" stroke-opacity=".12"`,
+		text:   `fill="currentColor"`,
+		label:  `fill="currentColor" stroke="#fff" style="stroke:` + pageColor + `" stroke-width="3" stroke-linejoin="round" paint-order="stroke"`,
+		axis:   `stroke="currentColor" stroke-opacity=".6"`,
+		grid:   `stroke="currentColor" stroke-opacity=".12"`,
+		ground: `fill="#fff" style="fill:` + pageColor + `"`,
 	}
 	cardStyle = chartStyle{
-		open: `<style>.b{fill:#fff}.t{fill:#333}.a{stroke:#888}.g{stroke:#e4e4e4}` +
-			`@media (prefers-color-scheme:dark){.b{fill:#181818}.t{fill:#ddd}.a{stroke:#888}.g{stroke:#333}}</style>` +
-			`<rect class="b" width="100%" height="100%" rx="4"/>`,
-		text: `class="t"`,
-		axis: `class="a"`,
-		grid: `class="g"`,
+		card:   true,
+		text:   `class="t"`,
+		label:  `class="t o" stroke-width="3" stroke-linejoin="round" paint-order="stroke"`,
+		axis:   `class="a"`,
+		grid:   `class="g"`,
+		ground: `class="b"`,
 	}
 )
 
-// seriesColors are told apart by most eyes, on white and on black.
-var seriesColors = []string{"#3b8eea", "#e8710a", "#2ca25f", "#c8449b", "#8f6fc9", "#a8840a", "#1b9e9e", "#d7402f"}
+// pageColor is the background of a cell's output.
+const pageColor = "var(--jp-layout-color0,light-dark(#fff,#111))"
 
 // Size of a chart in pixels, and of its margins.
 const (
@@ -45,34 +49,56 @@ const (
 )
 
 // A plane maps values to pixels.
-type plane struct{ x0, x1, y0, y1 float64 }
+type plane struct {
+	x0, x1, y0, y1 float64
+	lower          float64 // pixels that it lies lower, for a legend of several lines
+}
 
 func (p plane) x(v float64) float64 {
 	return marginLeft + (v-p.x0)/(p.x1-p.x0)*(chartWidth-marginLeft-marginRight)
 }
 
 func (p plane) y(v float64) float64 {
-	return chartHeight - marginBelow - (v-p.y0)/(p.y1-p.y0)*(chartHeight-marginTop-marginBelow)
+	return p.bottom() - (v-p.y0)/(p.y1-p.y0)*(p.bottom()-p.top())
 }
+
+func (p plane) top() float64    { return marginTop + p.lower }
+func (p plane) bottom() float64 { return chartHeight - marginBelow + p.lower }
 
 // px writes a pixel coordinate.
 func px(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }
 
 // svg wraps the drawing. label is for those who can't see it.
-func (s chartStyle) svg(label, body string) string {
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="%s" style="display:block;max-width:100%%" font-family="system-ui,sans-serif" font-size="12">%s%s</svg>`,
-		chartWidth, chartHeight, chartWidth, chartHeight, escape(label), s.open, body)
+func (s chartStyle) svg(p plane, series int, label, body string) string {
+	open := ""
+	if s.card {
+		open = sheet(series) + `<rect class="b" width="100%" height="100%" rx="4"/>`
+	}
+	height := chartHeight + int(p.lower)
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="%s" style="%s" font-family="system-ui,sans-serif" font-size="12">%s%s</svg>`,
+		chartWidth, height, chartWidth, height, escape(label), chartBox, open, body)
 }
+
+// chartBox lets a chart shrink with a narrow page, but not below where its text
+// can be read.
+const chartBox = "display:block;max-width:100%;min-width:440px;height:auto"
 
 // textAt writes text at a pixel; anchor is start, middle or end.
 func (s chartStyle) textAt(x, y float64, anchor, text string) string {
-	return `<text ` + s.text + ` x="` + px(x) + `" y="` + px(y) + `" text-anchor="` + anchor + `">` + escape(text) + `</text>`
+	return textWith(s.text, x, y, anchor, text)
 }
+
+func textWith(attributes string, x, y float64, anchor, text string) string {
+	return `<text ` + attributes + ` x="` + px(x) + `" y="` + px(y) + `" text-anchor="` + anchor + `">` + escape(text) + `</text>`
+}
+
+// textWidth is about the pixels that a text takes, rather more than less.
+func textWidth(text string) float64 { return 7.2 * float64(len([]rune(text))) }
 
 // axes draws ticks, grid and the axes' names.
 func (s chartStyle) axes(p plane, xName, yName string, xTicks, yTicks []float64) string {
 	var b strings.Builder
-	bottom, right := p.y(p.y0), p.x(p.x1)
+	top, bottom, right := p.top(), p.bottom(), p.x(p.x1)
 	for _, v := range yTicks {
 		y := px(p.y(v))
 		b.WriteString(`<path ` + s.grid + ` d="M` + px(marginLeft) + ` ` + y + `H` + px(right) + `"/>`)
@@ -83,29 +109,42 @@ func (s chartStyle) axes(p plane, xName, yName string, xTicks, yTicks []float64)
 		b.WriteString(`<path ` + s.axis + ` d="M` + x + ` ` + px(bottom) + `v4"/>`)
 		b.WriteString(s.textAt(p.x(v), bottom+17, "middle", tickText(v, xTicks)))
 	}
-	b.WriteString(`<path ` + s.axis + ` fill="none" d="M` + px(marginLeft) + ` ` + px(marginTop) + `V` + px(bottom) + `H` + px(right) + `"/>`)
-	b.WriteString(s.textAt((marginLeft+right)/2, chartHeight-8, "middle", xName))
-	b.WriteString(`<text ` + s.text + ` transform="translate(14 ` + px((marginTop+bottom)/2) + `) rotate(-90)" text-anchor="middle">` + escape(yName) + `</text>`)
+	b.WriteString(`<path ` + s.axis + ` fill="none" d="M` + px(marginLeft) + ` ` + px(top) + `V` + px(bottom) + `H` + px(right) + `"/>`)
+	b.WriteString(s.textAt((marginLeft+right)/2, bottom+34, "middle", xName))
+	b.WriteString(`<text ` + s.text + ` transform="translate(14 ` + px((top+bottom)/2) + `) rotate(-90)" text-anchor="middle">` + escape(yName) + `</text>`)
 	return b.String()
 }
 
-// legend names the series in a line at the top.
-func (s chartStyle) legend(names []string) string {
+// legendRow is the height of a line of the legend.
+const legendRow = 18
+
+// legend names the series at the top, in as many lines as it takes, with a note
+// at the right end of the first. lower is how much lower the plane has to lie.
+func (s chartStyle) legend(names []string, note string) (svg string, lower float64) {
 	var b strings.Builder
-	x := float64(marginLeft)
+	b.WriteString(s.textAt(chartWidth-marginRight, 18, "end", note))
+	x, end := float64(marginLeft), chartWidth-marginRight-textWidth(note)
 	for i, n := range names {
 		n = oneLine(n, 28)
-		b.WriteString(`<path stroke="` + seriesColors[i%len(seriesColors)] + `" stroke-width="3" d="M` + px(x) + ` 14h16"/>`)
-		b.WriteString(s.textAt(x+21, 18, "start", n))
-		x += 21 + 7*float64(len([]rune(n))) + 16
+		width := 21 + textWidth(n)
+		if x > marginLeft && x+width > end {
+			x, end, lower = marginLeft, chartWidth-marginRight, lower+legendRow
+		}
+		b.WriteString(`<path ` + s.paint("stroke", i, false) + ` stroke-width="3" d="M` + px(x) + ` ` + px(14+lower) + `h16"/>`)
+		b.WriteString(s.textAt(x+21, 18+lower, "start", n))
+		x += width + 12
 	}
-	return b.String()
+	return b.String(), lower
 }
 
-// card makes the picture of its own.
+// card makes the picture of its own, of the size that the SVG begins with.
 func card(svg, alt string) string {
-	return `<img alt="` + escape(alt) + `" style="display:block;max-width:100%" width="` + strconv.Itoa(chartWidth) + `" height="` + strconv.Itoa(chartHeight) +
-		`" src="data:image/svg+xml;base64,` + base64.StdEncoding.EncodeToString([]byte(svg)) + `">`
+	size := ""
+	if i := strings.Index(svg, " width="); i >= 0 {
+		size = svg[i:][:strings.Index(svg[i:], " viewBox=")]
+	}
+	return `<img alt="` + escape(alt) + `" style="` + chartBox + `"` + size + ` src="data:image/svg+xml;base64,` +
+		base64.StdEncoding.EncodeToString([]byte(svg)) + `">`
 }
 
 // onPage puts a live SVG on the page in the page's text colour.

@@ -15,7 +15,6 @@ import (
 type trainView struct {
 	*progressView
 	name     string
-	attach   string // how to see the run again, in Go
 	records  []StepRecord
 	controls []Control
 	headed   bool // the log's head was printed
@@ -25,8 +24,7 @@ type trainView struct {
 const liveRows = 6
 
 func newTrainView(what, name string) *trainView {
-	return &trainView{progressView: newProgress(what), name: name,
-		attach: fmt.Sprintf("gotune.Trainer{Name: %q}.Attach()", name)}
+	return &trainView{progressView: newProgress(what), name: name}
 }
 
 // print writes text to a text screen.
@@ -49,7 +47,8 @@ func (v *trainView) event(m *wire.Message) {
 		v.addControl(c)
 		v.tick()
 	default:
-		v.progressView.event(m)
+		v.take(m)
+		v.tick()
 	}
 }
 
@@ -95,10 +94,6 @@ func textBar(done, total, n int) string {
 }
 
 func (v *trainView) tick() {
-	if len(v.records) == 0 {
-		v.progressView.tick()
-		return
-	}
 	if v.dirty && v.live.due() {
 		v.dirty = false
 		v.live.draw(v.html(), v.text())
@@ -106,26 +101,42 @@ func (v *trainView) tick() {
 }
 
 func (v *trainView) stopping() {
-	if len(v.records) == 0 {
-		v.progressView.stopping()
-		return
-	}
 	v.stopped = true
 	if v.s.nb != nil {
 		v.live.draw(v.html(), v.text())
 		v.s.sync()
+	}
+	if len(v.records) == 0 {
+		v.print("stopping … (interrupt again to leave at once)\n")
+		return
 	}
 	v.print("stopping: the engine ends its step and writes a checkpoint … (interrupt again to leave at once)\n")
 }
 
 // text is the state in a line.
 func (v *trainView) text() string {
+	if len(v.records) == 0 {
+		return v.what + " …"
+	}
 	r := v.records[len(v.records)-1]
 	return fmt.Sprintf("%s: step %d of %d, loss %s, %s left", v.name, r.Step, r.TotalSteps, lossText(r.Loss), secondsText(r.ETA))
 }
 
-// html is the live block.
+// html is the live block: of one height from the first bar of loading to the last
+// step, so that nothing below it moves.
 func (v *trainView) html() string {
+	body := v.progressView.html()
+	if len(v.records) > 0 {
+		body = v.charted()
+	}
+	return onPage(`<div style="min-height:` + liveHeight + `">` + body +
+		`<div><small>Page reloaded? The run goes on. Restart the kernel and run this cell again: it shows all of it.</small></div></div>`)
+}
+
+// liveHeight is what the live block takes with its chart and table.
+const liveHeight = "570px"
+
+func (v *trainView) charted() string {
 	r := v.records[len(v.records)-1]
 	state := secondsText(r.ETA) + " left"
 	switch {
@@ -135,20 +146,20 @@ func (v *trainView) html() string {
 		state = "paused until Resume()"
 	}
 	var b strings.Builder
-	b.WriteString(`<div style="min-height:560px"><div><b>` + escape(v.name) + `</b> · ` +
+	b.WriteString(`<div><b>` + escape(v.name) + `</b> · ` +
 		escape(fmt.Sprintf("step %d of %d · epoch %.2f · loss %s · %s · %s", r.Step, r.TotalSteps, r.Epoch, lossText(r.Loss), secondsText(r.Seconds), state)) + `</div>`)
 	b.WriteString(fmt.Sprintf(`<progress style="width:%dpx;max-width:100%%" max="%d" value="%d"></progress>`, chartWidth, max(1, r.TotalSteps), r.Step))
 	b.WriteString(lossChart(liveStyle, []curve{newCurve(v.name, v.records, v.controls, 0)}, r.TotalSteps))
 	b.WriteString(liveTable(v.records, v.controls).html())
-	b.WriteString(`<div><small>` + escape(v.activity()) + `Page reloaded? This shows the run again: <code>` + escape(v.attach) + `</code></small></div></div>`)
-	return onPage(b.String())
+	b.WriteString(`<div><small>` + escape(v.activity()) + ` </small></div>`)
+	return b.String()
 }
 
 // activity is what else the engine does, e.g. an evaluation.
 func (v *trainView) activity() string {
 	for _, t := range v.tasks {
 		if !t.finished {
-			return oneLine(t.line(), 80) + ". "
+			return oneLine(t.line(), 100)
 		}
 	}
 	return ""
