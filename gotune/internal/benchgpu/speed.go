@@ -17,7 +17,6 @@ import (
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	"github.com/gotune/gotune/gotune/internal/lora"
 	"github.com/gotune/gotune/gotune/internal/model"
-	"github.com/gotune/gotune/gotune/internal/sample"
 )
 
 // load measures loading twice: the second time the pages are warm for certain.
@@ -129,73 +128,6 @@ func trainCase(ses *session, dtype, memory string, rows, length, steps int) erro
 	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), "attention "+ses.base.Attention()+", "+strings.Join(programs, ", "), map[string]float64{
 		"tok/s": float64(rows*length) / step, "step ms": step * 1e3, "fastest ms": took[0] * 1e3, "inside calls ms": inside, "awaited step ms": awaitedStep.Seconds() * 1e3, "first step s": first.Seconds(),
 		"compile s": compile.Seconds(), "GiB": ses.gib(), "first loss": loss, "last loss": res.Loss})
-	return nil
-}
-
-// decode measures one greedy stream.
-func decode(ctx context.Context, args []string) error {
-	var s settings
-	fs := flag.NewFlagSet("decode", flag.ContinueOnError)
-	s.flags(fs)
-	prompt := fs.Int("prompt", 200, "tokens of the prompt")
-	count := fs.Int("tokens", 96, "tokens to generate")
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
-	ses, err := s.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer ses.base.Free()
-	ad, err := ses.base.Upload(ses.adapter)
-	if err != nil {
-		return err
-	}
-	d, err := ses.base.NewDecoder(ad, *prompt+*count+8)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	ids := full(1, *prompt, ses.ck.Config.VocabSize).IDs
-	start := time.Now()
-	if _, err := d.Prefill(ids); err != nil {
-		return err
-	}
-	firstPrefill := time.Since(start)
-	start = time.Now()
-	logits, err := d.Prefill(ids)
-	if err != nil {
-		return err
-	}
-	prefill := time.Since(start)
-	start = time.Now()
-	if logits, err = d.Step(sample.Argmax(logits)); err != nil {
-		return err
-	}
-	first := time.Since(start)
-	ses.trace.reset()
-	start = time.Now()
-	for range *count {
-		if logits, err = d.Step(sample.Argmax(logits)); err != nil {
-			return err
-		}
-	}
-	each := time.Since(start).Seconds() / float64(*count)
-	const awaited = 4
-	cuda.AwaitCalls(true)
-	defer cuda.AwaitCalls(false)
-	ses.trace.reset()
-	for range awaited {
-		if logits, err = d.Step(sample.Argmax(logits)); err != nil {
-			return err
-		}
-	}
-	var programs []string
-	for _, c := range ses.trace.summary() {
-		programs = append(programs, fmt.Sprintf("%s %d× %.2f ms", c.name, c.n/awaited, c.total.Seconds()*1e3/awaited))
-	}
-	emit("decode", s.dtype, strings.Join(programs, ", "), map[string]float64{"tok/s": 1 / each, "ms": each * 1e3, "prefill s": prefill.Seconds(),
-		"first prefill s": firstPrefill.Seconds(), "first token s": first.Seconds(), "GiB": ses.gib()})
 	return nil
 }
 

@@ -12,28 +12,108 @@ import (
 )
 
 // Decoder generates one sequence token by token. Keys and values of the tokens
-// read so far stay on the device, for each layer as [K, M, d] in the compute dtype
-// with M tokens of room. It implements sample.Decoder.
-type Decoder struct {
-	base   *Base
-	ad     *DeviceAdapter // nil for the base model alone
-	limit  int            // tokens the caller asked for
-	room   int            // M
-	used   int            // tokens read
-	caches []compute.Buffer
-	logits []float32
-	closed bool
-}
+// read so far stay on the device, for each layer as [1, K, M, d] in the compute dtype
+// with M tokens of room. It implements sample.Greedy.
+type Decoder struct{ stream }
 
-var _ sample.Decoder = (*Decoder)(nil)
-
-// cacheStep rounds a cache's room up, so that few different rooms are compiled.
-const cacheStep = 64
+var _ sample.Greedy = (*Decoder)(nil)
 
 // NewDecoder makes a decoder for sequences of at most maxLen tokens, prompt and
 // answer together. ad may be nil; it must live as long as the decoder. maxLen may
 // not exceed the model's MaxPositions.
 func (b *Base) NewDecoder(ad *DeviceAdapter, maxLen int) (*Decoder, error) {
+	s, err := b.newStream(ad, 1, maxLen)
+	if err != nil {
+		return nil, err
+	}
+	return &Decoder{*s}, nil
+}
+
+// Prefill reads a prompt and returns the logits after its last token, f32 [V],
+// valid until the next call. A decoder reads a prompt at any time: it starts a
+// new sequence.
+func (d *Decoder) Prefill(ids []int32) ([]float32, error) { return d.prefill([][]int32{ids}) }
+
+// Step reads one more token and returns the logits after it, f32 [V], valid until
+// the next call.
+func (d *Decoder) Step(id int32) ([]float32, error) { return d.step([]int32{id}) }
+
+// Greedy draws up to n tokens, each the one with the largest logit, the first of
+// equals, from where Prefill, Step or Greedy left, and passes each on until each
+// says that there shall be no more. The ids stay on the device from one token to the
+// next; the device reads token t+1 while the host looks at token t. The last
+// token passed on has not been read by the model.
+func (d *Decoder) Greedy(n int, each func(id int32) (more bool, err error)) error {
+	return d.greedy(n, func(ids []int32) (bool, error) { return each(ids[0]) })
+}
+
+// BatchDecoder generates B sequences side by side, one token of each a step. Their
+// prompts may differ in length. It implements sample.BatchDecoder.
+type BatchDecoder struct{ stream }
+
+var _ sample.GreedyBatch = (*BatchDecoder)(nil)
+
+// NewBatchDecoder makes a decoder of rows sequences. maxLen is the longest prompt
+// and the longest answer together, at most the model's MaxPositions. ad may be
+// nil; it must live as long as the decoder.
+func (b *Base) NewBatchDecoder(ad *DeviceAdapter, rows, maxLen int) (*BatchDecoder, error) {
+	if rows < 1 {
+		return nil, fmt.Errorf("layerwise: decoder of %d sequences; ask for at least one", rows)
+	}
+	s, err := b.newStream(ad, rows, maxLen)
+	if err != nil {
+		return nil, err
+	}
+	return &BatchDecoder{*s}, nil
+}
+
+// Prefill reads a prompt for each row and returns the logits after their last
+// tokens, f32 [V] each, valid until the next call.
+func (d *BatchDecoder) Prefill(prompts [][]int32) ([][]float32, error) {
+	return d.split(d.prefill(prompts))
+}
+
+// Step reads one more token of each row. A row that has ended takes any token.
+func (d *BatchDecoder) Step(ids []int32) ([][]float32, error) { return d.split(d.step(ids)) }
+
+// Greedy is [Decoder.Greedy] for all rows at once.
+func (d *BatchDecoder) Greedy(n int, each func(ids []int32) (more bool, err error)) error {
+	return d.greedy(n, each)
+}
+
+func (d *BatchDecoder) split(flat []float32, err error) ([][]float32, error) {
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]float32, d.rows)
+	for i := range out {
+		out[i] = flat[i*len(flat)/d.rows : (i+1)*len(flat)/d.rows]
+	}
+	return out, nil
+}
+
+// stream is B sequences on the device. Prompts lie in slots 0 … len-1 of each
+// row's cache; the tokens behind take the slots from the longest prompt on, the same
+// slot in every row. Slots between, and those to come, are masked.
+type stream struct {
+	base   *Base
+	ad     *DeviceAdapter // nil for the base model alone
+	rows   int            // B
+	limit  int            // slots the caller asked for
+	room   int            // M, slots of the cache
+	used   int            // slots taken
+	direct bool           // 4-bit matrices are multiplied as they are stored
+	spans  []span         // layers of one call
+
+	caches []compute.Buffer // k and v of each layer, [B, K, M, d]
+	state  compute.Buffer   // int32 [B+2]: each prompt's length, the longest, the next slot
+	picked compute.Buffer   // int32 [B]: ids of the largest logits, -1 where they are not numbers
+	scores compute.Buffer   // f32 [B, V]
+	logits []float32
+	closed bool
+}
+
+func (b *Base) newStream(ad *DeviceAdapter, rows, maxLen int) (*stream, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := firstError(b.usable("decode"), ad.check(b)); err != nil {
@@ -42,32 +122,89 @@ func (b *Base) NewDecoder(ad *DeviceAdapter, maxLen int) (*Decoder, error) {
 	if maxLen < 1 || (b.cfg.MaxPositions > 0 && maxLen > b.cfg.MaxPositions) {
 		return nil, fmt.Errorf("layerwise: decoder for %d tokens: the model takes 1 to %d; choose a smaller maximum length", maxLen, b.cfg.MaxPositions)
 	}
-	room := (maxLen + cacheStep - 1) / cacheStep * cacheStep
-	return &Decoder{base: b, ad: ad, limit: maxLen, room: room,
-		logits: make([]float32, b.cfg.VocabSize)}, nil
+	d := &stream{base: b, ad: ad, rows: rows, limit: maxLen, room: roomFor(maxLen), logits: make([]float32, rows*b.cfg.VocabSize)}
+	d.direct = !b.dev.cpu && rows <= directRows
+	n := 1
+	if !b.dev.cpu {
+		n = layersPerCall
+	}
+	d.plan(n)
+	return d, nil
+}
+
+// roomFor rounds a cache up to a multiple of 64, or of an eighth of its size where
+// that is more, so that few different rooms are compiled.
+func roomFor(n int) int {
+	step := 64
+	for step*16 <= n {
+		step *= 2
+	}
+	return (n + step - 1) / step * step
 }
 
 // Bytes is the device memory that the cache takes once the prompt is read.
-func (d *Decoder) Bytes() int64 {
+func (d *stream) Bytes() int64 {
 	c := d.base.cfg
-	return int64(2*c.NumLayers*c.NumKVHeads*c.HeadDim*d.base.dt.Size()) * int64(d.room)
+	return int64(2*c.NumLayers*c.NumKVHeads*c.HeadDim*d.base.dt.Size()) * int64(d.room) * int64(d.rows)
 }
 
-// Prefill reads a prompt and returns the logits after its last token, f32 [V],
-// valid until the next call. A decoder reads a prompt at any time: it starts a
-// new sequence.
-func (d *Decoder) Prefill(ids []int32) ([]float32, error) {
+// prefill starts new sequences.
+func (d *stream) prefill(prompts [][]int32) (logits []float32, err error) {
 	b := d.base
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := d.check(len(ids)); err != nil {
+	if len(prompts) != d.rows {
+		return nil, fmt.Errorf("layerwise: prefill: %d prompts for a decoder of %d sequences", len(prompts), d.rows)
+	}
+	longest := 0
+	for _, p := range prompts {
+		if len(p) == 0 {
+			return nil, fmt.Errorf("layerwise: prefill: the prompt has no tokens; begin with the model's BOS token")
+		}
+		longest = max(longest, len(p))
+	}
+	if err := d.check(longest); err != nil {
 		return nil, err
 	}
-	if len(ids) == 0 {
-		return nil, fmt.Errorf("layerwise: prefill: the prompt has no tokens; begin with the model's BOS token")
-	}
 	d.clear()
-	bt := d.promptBatch(ids)
+	defer func() {
+		if err != nil {
+			d.clear()
+		}
+	}()
+	bt, last := d.promptBatch(prompts, longest)
+	x, err := d.readPrompts(bt)
+	if err != nil {
+		return nil, err
+	}
+	defer drop(x)
+	state := make([]int32, d.rows+2)
+	for i, p := range prompts {
+		state[i] = int32(len(p))
+	}
+	state[d.rows], state[d.rows+1] = int32(longest), int32(longest)
+	if d.state, err = b.dev.upload(state, dtypes.Int32, len(state)); err != nil {
+		return nil, err
+	}
+	rows, err := b.dev.upload(last, dtypes.Int32, len(last))
+	if err != nil {
+		return nil, err
+	}
+	defer drop(rows)
+	out, err := b.call("decode-first", []compute.Buffer{x, rows, b.norm, b.head}, nil, func(in []*Node) []*Node {
+		return d.endGraph(Gather(in[0], InsertAxes(in[1], -1)), in[2], in[3])
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.scores, d.picked, d.used = out[0], out[1], longest
+	return d.logits, downloadTo(d.scores, d.logits)
+}
+
+// readPrompts runs the layers on padded prompts, fills the caches and returns the
+// last layer's output [B·S, D].
+func (d *stream) readPrompts(bt *batch.Batch) (x compute.Buffer, err error) {
+	b := d.base
 	m, md, packed, _, err := b.packBatch(bt, 0, 0, 0)
 	if err != nil {
 		return nil, err
@@ -86,196 +223,79 @@ func (d *Decoder) Prefill(ids []int32) ([]float32, error) {
 		}
 		x = y
 	}
-	defer drop(x)
-	last, err := b.dev.upload([]int32{int32(len(ids) - 1)}, dtypes.Int32, 1)
-	if err != nil {
-		return nil, err
-	}
-	defer drop(last)
-	out, err := b.call("last logits", []compute.Buffer{x, last, b.norm, b.head}, nil, func(in []*Node) []*Node {
-		row := Gather(in[0], InsertAxes(in[1], -1))
-		return []*Node{headLogits(rmsNorm(row, in[2], b.cfg.RMSNormEps, b.dt), in[3])}
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer drop(out...)
-	d.used = len(ids)
-	return d.logits, downloadTo(out[0], d.logits)
+	return x, nil
 }
 
-// promptBatch pads a prompt to a power of two of at least 16 tokens, or to the
-// cache's room.
-func (d *Decoder) promptBatch(ids []int32) *batch.Batch {
-	n := 16
-	for n < len(ids) {
-		n *= 2
-	}
-	n = min(n, d.room)
-	bt := &batch.Batch{B: 1, S: n, IDs: make([]int32, n), Labels: make([]int32, n), Positions: make([]int32, n), Segments: make([]int32, n)}
-	copy(bt.IDs, ids)
-	for i := range n {
-		bt.Labels[i] = batch.Ignore
-		if i < len(ids) {
-			bt.Positions[i], bt.Segments[i] = int32(i), 1
+// promptLength is the padded length of a prompt: a power of two of at least 16
+// tokens or one and a half times that, so that few lengths are compiled.
+func promptLength(n int) int {
+	p := 16
+	for p < n {
+		if p+p/2 >= n && p > 16 {
+			return p + p/2
 		}
+		p *= 2
 	}
-	return bt
+	return p
 }
 
-// prefillLayer runs layer i on the prompt and fills its caches.
-func (d *Decoder) prefillLayer(i int, c *passContext, x compute.Buffer) (y compute.Buffer, err error) {
+// promptBatch pads prompts to one length. last are the places of their last
+// tokens among all.
+func (d *stream) promptBatch(prompts [][]int32, longest int) (bt *batch.Batch, last []int32) {
+	n := min(promptLength(longest), d.room)
+	t := d.rows * n
+	bt = &batch.Batch{B: d.rows, S: n, IDs: make([]int32, t), Labels: make([]int32, t), Positions: make([]int32, t), Segments: make([]int32, t)}
+	for r, ids := range prompts {
+		copy(bt.IDs[r*n:], ids)
+		for i := range n {
+			at := r*n + i
+			bt.Labels[at] = batch.Ignore
+			if i < len(ids) {
+				bt.Positions[at], bt.Segments[at] = int32(i), 1
+			}
+		}
+		last = append(last, int32(r*n+len(ids)-1))
+	}
+	return bt, last
+}
+
+// prefillLayer runs layer i on the prompts and fills its caches.
+func (d *stream) prefillLayer(i int, c *passContext, x compute.Buffer) (y compute.Buffer, err error) {
 	b := d.base
 	kind := b.kind(i, c.geometry, d.ad, 0, keepNothing)
-	out, err := b.call(fmt.Sprintf("prefill M%d %s", d.room, kind.key()), b.arguments(i, c, d.ad, x), nil, func(in []*Node) []*Node {
+	out, err := b.call("prefill "+kind.key(), b.arguments(i, c, d.ad, x), nil, func(in []*Node) []*Node {
 		own, common := kind.split(in, 1)
 		y, r := b.layer(&kind, common).forward(own[0])
-		return []*Node{y, d.newCache(r.k), d.newCache(r.v)}
+		return []*Node{y, r.k, r.v}
 	})
 	if err != nil {
 		return nil, err
 	}
-	d.caches = append(d.caches, out[1], out[2])
+	defer drop(out[1:]...)
+	kv, err := b.call(fmt.Sprintf("prefill-cache B%d M%d", d.rows, d.room), out[1:], nil, func(in []*Node) []*Node {
+		return []*Node{d.newCache(in[0]), d.newCache(in[1])}
+	})
+	if err != nil {
+		drop(out[0])
+		return nil, err
+	}
+	d.caches = append(d.caches, kv...)
 	return out[0], nil
 }
 
-// newCache lays [T, K, d] out as a cache [K, M, d]; the room behind is zero.
-func (d *Decoder) newCache(x *Node) *Node {
-	t := x.Shape().Dim(0)
-	x = TransposeAllAxes(x, 1, 0, 2)
-	if t == d.room {
+// newCache lays [B·S, K, d] out as a cache [B, K, M, d]; the room behind is zero.
+func (d *stream) newCache(x *Node) *Node {
+	s := x.Shape().Dim(0) / d.rows
+	x = TransposeAllAxes(Reshape(x, d.rows, s, x.Shape().Dim(1), x.Shape().Dim(2)), 0, 2, 1, 3)
+	if s == d.room {
 		return x
 	}
-	rest := Zeros(x.Graph(), shapeOf(x.DType(), x.Shape().Dim(0), d.room-t, x.Shape().Dim(2)))
-	return Concatenate([]*Node{x, rest}, 1)
+	rest := Zeros(x.Graph(), shapeOf(x.DType(), d.rows, x.Shape().Dim(1), d.room-s, x.Shape().Dim(3)))
+	return Concatenate([]*Node{x, rest}, 2)
 }
 
-// Step reads one more token and returns the logits after it, f32 [V], valid until
-// the next call.
-func (d *Decoder) Step(id int32) ([]float32, error) {
-	b := d.base
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := d.check(d.used + 1); err != nil {
-		return nil, err
-	}
-	if d.used == 0 {
-		return nil, fmt.Errorf("layerwise: decode step: no prompt was read; call Prefill first")
-	}
-	if id < 0 || int(id) >= b.cfg.VocabSize {
-		return nil, fmt.Errorf("layerwise: decode step: token %d is outside of the vocabulary of %d", id, b.cfg.VocabSize)
-	}
-	token, err := b.dev.upload([]int32{id, int32(d.used)}, dtypes.Int32, 2)
-	if err != nil {
-		return nil, err
-	}
-	defer drop(token)
-	out, err := d.stepLayers(token)
-	if err != nil {
-		return nil, err
-	}
-	defer drop(out)
-	d.used++
-	return d.logits, downloadTo(out, d.logits)
-}
-
-// stepLayers runs the token layer by layer.
-func (d *Decoder) stepLayers(token compute.Buffer) (logits compute.Buffer, err error) {
-	b := d.base
-	out, err := b.call("decode embed", []compute.Buffer{token, b.embed}, nil, func(n []*Node) []*Node {
-		x, _ := b.embedToken(n[0], n[1], d.room)
-		return []*Node{x}
-	})
-	if err != nil {
-		return nil, err
-	}
-	x := out[0]
-	for i := range b.layers {
-		kind := b.kind(i, geometry{b: 1, s: 1}, d.ad, 0, keepNothing)
-		in := append([]compute.Buffer{x, token, b.embed, d.caches[2*i], d.caches[2*i+1]}, b.decodeArguments(i, d.ad)...)
-		out, err := b.call("decode "+kind.key(), in, []int{0, 3, 4}, func(n []*Node) []*Node {
-			_, place := b.embedToken(n[1], n[2], d.room)
-			y, k, v := b.decodeLayer(&kind, n[5:], n[0], n[3], n[4], place)
-			return []*Node{y, k, v}
-		})
-		if err != nil {
-			return nil, err
-		}
-		x, d.caches[2*i], d.caches[2*i+1] = out[0], out[1], out[2]
-	}
-	defer drop(x)
-	out, err = b.call("logits", []compute.Buffer{x, b.norm, b.head}, nil, func(in []*Node) []*Node {
-		return []*Node{headLogits(rmsNorm(in[0], in[1], b.cfg.RMSNormEps, b.dt), in[2])}
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
-}
-
-// decodeArguments are layer i's inputs when decoding: adapter, then weights.
-func (b *Base) decodeArguments(i int, ad *DeviceAdapter) (in []compute.Buffer) {
-	if len(ad.specs(i)) > 0 {
-		in = append(in, ad.where[i], ad.flat)
-	}
-	return append(in, b.layers[i].buffers()...)
-}
-
-// tokenPlace is where a decoded token stands.
-type tokenPlace struct {
-	pos, cos, sin *Node // int32 scalar; f32 [1, d/2]
-	bias          *Node // f32 [1, M]: 0 for the keys it sees
-}
-
-// embedToken returns x [1, D] and the place of token int32 [2] = id, position.
-func (b *Base) embedToken(token, embed *Node, room int) (x *Node, p tokenPlace) {
-	g := token.Graph()
-	x = ConvertDType(Gather(embed, InsertAxes(Slice(token, AxisRange(0, 1)), -1)), b.residual)
-	at := Slice(token, AxisRange(1, 2))
-	p.pos = Reshape(at)
-	p.cos, p.sin = ropeTable(at, b.cfg.InvFreq())
-	j := Iota(g, shapeOf(dtypes.Int32, 1, room), 1)
-	i := BroadcastToDims(p.pos, 1, room)
-	see := LessOrEqual(j, i)
-	if w := b.cfg.SlidingWindow; w > 0 {
-		see = LogicalAnd(see, LessThan(Sub(i, j), Scalar(g, dtypes.Int32, w)))
-	}
-	p.bias = Where(see, Zeros(g, shapeOf(dtypes.Float32, 1, room)), scalarF32(g, masked))
-	return x, p
-}
-
-// decodeLayer runs one token x [1, D] through a layer with caches k, v [K, M, d].
-func (b *Base) decodeLayer(kind *layerKind, in []*Node, x, k, v *Node, p tokenPlace) (y, k1, v1 *Node) {
-	common := layerInputs{cos: p.cos, sin: p.sin}
-	if len(kind.lora) > 0 {
-		common.where, common.flat, in = in[0], in[1], in[2:]
-	}
-	common.weights = in
-	l := b.layer(kind, common)
-	r := &residuals{t: map[string]*Node{}}
-	r.q, r.k, r.v = l.queryKeyValue(x, r)
-	put := func(cache, x *Node) *Node { // x [1, K, d] at the token's place
-		zero := Scalar(x.Graph(), dtypes.Int32, 0)
-		return DynamicUpdateSlice(cache, TransposeAllAxes(x, 1, 0, 2), []*Node{zero, p.pos, zero})
-	}
-	k1, v1 = put(k, r.k), put(v, r.v)
-	r.o = l.attendCache(r.q, k1, v1, p.bias)
-	return l.after(x, r), k1, v1
-}
-
-// attendCache is attention of one token's queries q [1, H, d] over caches
-// [K, M, d]; it returns o [1, H, d].
-func (l *layerGraph) attendCache(q, k, v, bias *Node) *Node {
-	q = Reshape(q, l.kv, l.heads/l.kv, l.dim)
-	sc := Dot(q, k).WithOutputDType(dtypes.Float32).General([]int{2}, []int{0}, []int{2}, []int{0}) // [K, G, M]
-	sc = Add(MulScalar(sc, attentionScale(l.dim)), InsertAxes(bias, 0))
-	e := Exp(Sub(sc, ReduceAndKeep(sc, ReduceMax, -1)))
-	o := Dot(ConvertDType(e, v.DType()), v).WithOutputDType(dtypes.Float32).General([]int{2}, []int{0}, []int{1}, []int{0})
-	return Reshape(ConvertDType(Div(o, ReduceAndKeep(e, ReduceSum, -1)), l.dt), 1, l.heads, l.dim)
-}
-
-// check returns an error when a sequence of n tokens can't be read.
-func (d *Decoder) check(n int) error {
+// check returns an error when n slots can't be had.
+func (d *stream) check(n int) error {
 	if d.closed {
 		return fmt.Errorf("layerwise: decode: the decoder is closed; make a new one")
 	}
@@ -286,14 +306,16 @@ func (d *Decoder) check(n int) error {
 }
 
 // Close frees the cache. Closing twice does nothing.
-func (d *Decoder) Close() {
+func (d *stream) Close() {
 	d.base.mu.Lock()
 	defer d.base.mu.Unlock()
 	d.clear()
 	d.closed = true
 }
 
-func (d *Decoder) clear() {
+func (d *stream) clear() {
 	drop(d.caches...)
+	drop(d.state, d.picked, d.scores)
 	d.caches, d.used = nil, 0
+	d.state, d.picked, d.scores = nil, nil, nil
 }

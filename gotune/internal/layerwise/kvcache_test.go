@@ -2,10 +2,19 @@ package layerwise
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
 	"github.com/gotune/gotune/gotune/internal/oracle"
+	"github.com/gotune/gotune/gotune/internal/quant"
 	"github.com/gotune/gotune/gotune/internal/sample"
 )
 
@@ -61,7 +70,8 @@ func TestGreedyEqualsTransformers(t *testing.T) {
 }
 
 // Token by token gives the logits of the whole sequence at once, with an adapter
-// (all variants), on 4-bit layers that are unpacked in every call.
+// (all variants), on 4-bit layers that are unpacked in every call, and on those that are
+// multiplied as they are stored, several layers in a call, as on a GPU.
 func TestDecoderEqualsLogits(t *testing.T) {
 	var index struct {
 		Adapters map[string]struct {
@@ -69,8 +79,14 @@ func TestDecoderEqualsLogits(t *testing.T) {
 		} `json:"adapters"`
 	}
 	oracle.JSON(t, &index, "lora", "index.json")
-	for name, entry := range index.Adapters {
-		b := loadDir(t, oracle.Dir(t, entry.Model), LoadOptions{Quant: QuantNF4, ResidentBytes: -1})
+	bases := map[string]*Base{}
+	for _, name := range slices.Sorted(maps.Keys(index.Adapters)) {
+		entry := index.Adapters[name]
+		b := bases[entry.Model]
+		if b == nil {
+			b = loadDir(t, oracle.Dir(t, entry.Model), LoadOptions{Quant: QuantNF4, DoubleQuant: len(bases)%2 == 1, ResidentBytes: -1})
+			bases[entry.Model] = b
+		}
 		ad, err := b.Upload(loadAdapter(t, "lora", name))
 		if err != nil {
 			t.Fatal(err)
@@ -80,21 +96,169 @@ func TestDecoderEqualsLogits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := b.NewDecoder(ad, bt.S)
-		if err != nil {
-			t.Fatal(err)
+		for _, direct := range []bool{false, true} {
+			d, err := b.NewDecoder(ad, bt.S)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if direct {
+				d.likeGPU()
+			}
+			v, prompt := b.Config().VocabSize, 3
+			got, err := d.Prefill(bt.IDs[:prompt])
+			for i := prompt; err == nil && i < bt.S && bt.Segments[i] == 1; i++ {
+				near(t, fmt.Sprintf("%s direct %t logits", name, direct), got, want[(i-1)*v:i*v], logitTolerance, 0)
+				got, err = d.Step(bt.IDs[i])
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Close()
 		}
-		v, prompt := b.Config().VocabSize, 3
-		got, err := d.Prefill(bt.IDs[:prompt])
-		for i := prompt; err == nil && i < bt.S && bt.Segments[i] == 1; i++ {
-			near(t, name+" logits", got, want[(i-1)*v:i*v], logitTolerance, 0)
-			got, err = d.Step(bt.IDs[i])
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		d.Close()
 		ad.Free()
+	}
+}
+
+// likeGPU makes d run as on a GPU.
+func (d *stream) likeGPU() {
+	d.direct = true
+	d.plan(2)
+}
+
+// The product of packed weights is that of the unpacked ones.
+func TestPackedProduct(t *testing.T) {
+	const out, in = 24, 192
+	rng := rand.New(rand.NewPCG(1, 2))
+	w, x := make([]float32, out*in), make([]float32, in)
+	for i := range w {
+		w[i] = float32(rng.NormFloat64())
+	}
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	for _, typ := range []quant.Type{quant.NF4, quant.FP4} {
+		for _, block := range []int{32, 64} {
+			q, err := quant.Quantize(typ, []int{out, in}, w, block, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := groupSpec{parts: []part{{"q_proj", out}}, in: in, typ: typ, block: block}
+			dev := deviceOf(openCPU(t))
+			var bufs []compute.Buffer
+			for _, u := range []struct {
+				flat any
+				dt   dtypes.DType
+				dims []int
+			}{{q.Codes, dtypes.Uint8, []int{out * in / 2}}, {q.Absmax, dtypes.Float32, []int{len(q.Absmax)}}, {x, dtypes.Float32, []int{1, in}}} {
+				buf, err := dev.upload(u.flat, u.dt, u.dims...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				bufs = append(bufs, buf)
+			}
+			sh, _ := shapesOf(bufs)
+			p, err := dev.program("test product "+s.key(), sh, func(_ *Graph, n []*Node) []*Node {
+				return []*Node{packedProduct(&s, n[0], n[1], n[2])}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := p.run(bufs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := download[float32](res[0], out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, want := make([]float32, out*in), make([]float32, out)
+			q.Dequantize(plain)
+			for o := range out {
+				sum := 0.0
+				for i := range in {
+					sum += float64(plain[o*in+i]) * float64(x[i])
+				}
+				want[o] = float32(sum)
+			}
+			near(t, fmt.Sprintf("%s product, blocks of %d", typ, block), got, want, 1e-4, 1e-5)
+			drop(append(bufs, res...)...)
+		}
+	}
+}
+
+// Sequences of a batch are those that each prompt gives alone, whatever the others'
+// lengths, also beyond the sliding window; and each ends by itself.
+func TestBatchEqualsAlone(t *testing.T) {
+	ctx := context.Background()
+	models, err := os.ReadDir(oracle.Dir(t, "llama"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := 0
+	for _, m := range models {
+		if !m.IsDir() {
+			continue
+		}
+		b := loadDir(t, oracle.Dir(t, "llama", m.Name()), LoadOptions{})
+		v := int32(b.Config().VocabSize)
+		rng := rand.New(rand.NewPCG(5, 5))
+		prompts := make([][]int32, 3)
+		for r, n := range []int{3, 11, 7} {
+			for range n {
+				prompts[r] = append(prompts[r], rng.Int32N(v))
+			}
+		}
+		const answer = 12
+		for _, cfg := range []sample.Config{{MaxNewTokens: answer}, {MaxNewTokens: answer, Temperature: 1, Seed: 4}} {
+			var want [][]int32
+			for r, p := range prompts {
+				d, err := b.NewDecoder(nil, len(p)+answer)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r == 0 {
+					d.likeGPU()
+				}
+				alone := cfg
+				if r > 0 {
+					alone.Temperature = 0 // only row 0 draws what Generate would
+				}
+				ids, _, err := sample.Generate(ctx, d, p, alone, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want = append(want, ids)
+				d.Close()
+			}
+			if cfg.Temperature == 0 { // the first row ends early
+				cfg.EOS = []int32{want[0][4]}
+			}
+			d, err := b.NewBatchDecoder(nil, len(prompts), 11+answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := sample.GenerateBatch(ctx, d, prompts, cfg, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Close()
+			for r, a := range got {
+				w := want[r]
+				if i := slices.Index(w, append(cfg.EOS, -1)[0]); cfg.EOS != nil && i >= 0 {
+					w = w[:i+1]
+				}
+				if r > 0 && cfg.Temperature > 0 {
+					continue
+				}
+				held++
+				if !slices.Equal(a.IDs, w) {
+					t.Errorf("%s row %d: %v, alone %v", m.Name(), r, a.IDs, w)
+				}
+			}
+		}
+	}
+	if held == 0 {
+		t.Fatal("no model in the oracle's folder llama")
 	}
 }
 

@@ -28,6 +28,18 @@ type Decoder interface {
 	Close()
 }
 
+// Greedy is a Decoder that can pick the likeliest tokens on its device, without
+// the logits coming to the host. Generate uses it for greedy decoding without a
+// repetition penalty.
+type Greedy interface {
+	Decoder
+
+	// Greedy draws up to n tokens, each the one with the largest logit, the first
+	// of equals, from where the last call left, and passes each on until each
+	// says that there shall be no more. It fails where a logit is NaN or +Inf.
+	Greedy(n int, each func(id int32) (more bool, err error)) error
+}
+
 // DefaultMaxLength is the limit on prompt and answer together that the
 // walkthrough uses.
 const DefaultMaxLength = 200
@@ -130,6 +142,9 @@ func Generate(ctx context.Context, d Decoder, prompt []int32, cfg Config, onToke
 	if err != nil {
 		return nil, StopFailed, fmt.Errorf("sample: reading a prompt of %d tokens: %w", len(prompt), err)
 	}
+	if g, ok := d.(Greedy); ok && cfg.Temperature == 0 && len(chain) == 0 {
+		return generateGreedy(ctx, g, limit, cfg.EOS, onToken)
+	}
 	draw := newDrawer(cfg, chain)
 	for {
 		answer := all[len(prompt):]
@@ -157,6 +172,35 @@ func Generate(ctx context.Context, d Decoder, prompt []int32, cfg Config, onToke
 			return answer, StopFailed, fmt.Errorf("sample: decoding after %d tokens: %w", len(all), err)
 		}
 	}
+}
+
+// generateGreedy is the loop of [Generate] with the tokens picked by g.
+func generateGreedy(ctx context.Context, g Greedy, limit int, eos []int32, onToken func(id int32) error) (answer []int32, stop StopReason, err error) {
+	stop = StopLength
+	err = g.Greedy(limit, func(id int32) (bool, error) {
+		answer = append(answer, id)
+		if onToken != nil {
+			if err := onToken(id); err != nil {
+				return false, fmt.Errorf("handing on token %d: %w", len(answer), err)
+			}
+		}
+		switch {
+		case slices.Contains(eos, id):
+			stop = StopEOS
+			return false, nil
+		case ctx.Err() != nil && len(answer) < limit:
+			stop = StopInterrupted
+			return false, nil
+		}
+		return true, nil
+	})
+	switch {
+	case err != nil:
+		return answer, StopFailed, fmt.Errorf("sample: decoding after %d tokens of the answer: %w", len(answer), err)
+	case stop == StopInterrupted:
+		return answer, stop, fmt.Errorf("sample: interrupted after %d tokens: %w", len(answer), ctx.Err())
+	}
+	return answer, stop, nil
 }
 
 // drawer picks tokens; it owns the working copy of the logits and the randomness.
