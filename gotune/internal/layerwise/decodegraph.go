@@ -117,12 +117,15 @@ func (l *stepLayer) forward(x, slot, k, v, bias *Node) (y, k1, v1 *Node) {
 // attendCache is attention of one token's queries q [B, H, d] over caches
 // [B, K, M, d]; it returns o [B, H, d].
 func (l *stepLayer) attendCache(q, k, v, bias *Node) *Node {
-	b := q.Shape().Dim(0)
-	q = Reshape(q, b, l.kv, l.heads/l.kv, l.dim)
-	sc := Dot(q, k).WithOutputDType(dtypes.Float32).General([]int{3}, []int{0, 1}, []int{3}, []int{0, 1}) // [B, K, G, M]
-	sc = Add(MulScalar(sc, attentionScale(l.dim)), InsertAxes(bias, 1, 1))
+	b, m := q.Shape().Dim(0), k.Shape().Dim(2)
+	q, k, v = Reshape(q, b*l.kv, l.heads/l.kv, l.dim), Reshape(k, b*l.kv, m, l.dim), Reshape(v, b*l.kv, m, l.dim)
+	sc := Dot(q, k).WithOutputDType(dtypes.Float32).General([]int{2}, []int{0}, []int{2}, []int{0}) // [B·K, G, M]
+	if b > 1 {
+		bias = Reshape(BroadcastToDims(InsertAxes(bias, 1), b, l.kv, m), b*l.kv, m)
+	}
+	sc = Add(MulScalar(sc, attentionScale(l.dim)), InsertAxes(bias, 1))
 	e := Exp(Sub(sc, ReduceAndKeep(sc, ReduceMax, -1)))
-	o := Dot(ConvertDType(e, v.DType()), v).WithOutputDType(dtypes.Float32).General([]int{3}, []int{0, 1}, []int{2}, []int{0, 1})
+	o := Dot(ConvertDType(e, v.DType()), v).WithOutputDType(dtypes.Float32).General([]int{2}, []int{0}, []int{1}, []int{0})
 	return Reshape(ConvertDType(Div(o, ReduceAndKeep(e, ReduceSum, -1)), l.dt), b, l.heads, l.dim)
 }
 
