@@ -54,7 +54,8 @@ func (l Lengths) histogram(style chartStyle) string {
 		value int
 	}{{"median", l.Median}, {"90 %", l.P90}} {
 		x := p.x(float64(m.value))
-		b.WriteString(`<path ` + style.paint("stroke", 1, false) + ` stroke-width="1.5" stroke-dasharray="4 3" d="M` + px(x) + ` ` + px(marginTop) + `V` + px(p.y(0)) + `"/>`)
+		line := ` d="M` + px(x) + ` ` + px(p.top()) + `V` + px(p.bottom()) + `"/>`
+		b.WriteString(`<path ` + style.gap + ` stroke-width="4"` + line + `<path ` + style.paint("stroke", 1, false) + ` stroke-width="2" stroke-dasharray="5 3"` + line)
 		anchor := "start"
 		if i == 0 && l.P90 != l.Median {
 			anchor = "end"

@@ -85,7 +85,7 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	legend, lower := style.legend(names, chartNote(curves))
 	p.lower = lower
 	var b strings.Builder
-	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 6)))
+	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 7)))
 	for i, c := range curves {
 		b.WriteString(polyline(p, c.x, c.raw, style.paint("stroke", i, true)+` stroke-width="1"`))
 	}

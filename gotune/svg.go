@@ -19,6 +19,7 @@ type chartStyle struct {
 	axis   string // of the axes' lines
 	grid   string // of lines that only lead the eye
 	ground string // of a shape in the background's colour
+	gap    string // of a line in it, below one that crosses others
 }
 
 var (
@@ -26,16 +27,18 @@ var (
 		text:   `fill="currentColor"`,
 		label:  `fill="currentColor" stroke="#fff" style="stroke:` + pageColor + `" stroke-width="3" stroke-linejoin="round" paint-order="stroke"`,
 		axis:   `stroke="currentColor" stroke-opacity=".6"`,
-		grid:   `stroke="currentColor" stroke-opacity=".12"`,
-		ground: `fill="#fff" style="fill:` + pageColor + `"`,
+		grid:   `stroke="currentColor" stroke-opacity=".12" role="presentation"`,
+		gap:    `stroke="#fff" style="stroke:` + pageColor + `" role="presentation"`,
+		ground: `fill="#fff" style="fill:` + pageColor + `" role="presentation"`,
 	}
 	cardStyle = chartStyle{
 		card:   true,
 		text:   `class="t"`,
 		label:  `class="t o" stroke-width="3" stroke-linejoin="round" paint-order="stroke"`,
 		axis:   `class="a"`,
-		grid:   `class="g"`,
-		ground: `class="b"`,
+		grid:   `class="g" role="presentation"`,
+		gap:    `class="o" role="presentation"`,
+		ground: `class="b" role="presentation"`,
 	}
 )
 
@@ -72,10 +75,10 @@ func px(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }
 func (s chartStyle) svg(p plane, series int, label, body string) string {
 	open := ""
 	if s.card {
-		open = sheet(series) + `<rect class="b" width="100%" height="100%" rx="4"/>`
+		open = sheet(series) + `<rect class="b" role="presentation" width="100%" height="100%" rx="4"/>`
 	}
 	height := chartHeight + int(p.lower)
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="%s" style="%s" font-family="system-ui,sans-serif" font-size="12">%s%s</svg>`,
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="%s" style="%s" font-family="system-ui,sans-serif" font-size="13">%s%s</svg>`,
 		chartWidth, height, chartWidth, height, escape(label), chartBox, open, body)
 }
 
@@ -93,7 +96,7 @@ func textWith(attributes string, x, y float64, anchor, text string) string {
 }
 
 // textWidth is about the pixels that a text takes, rather more than less.
-func textWidth(text string) float64 { return 7.2 * float64(len([]rune(text))) }
+func textWidth(text string) float64 { return 7.8 * float64(len([]rune(text))) }
 
 // axes draws ticks, grid and the axes' names.
 func (s chartStyle) axes(p plane, xName, yName string, xTicks, yTicks []float64) string {
@@ -102,7 +105,7 @@ func (s chartStyle) axes(p plane, xName, yName string, xTicks, yTicks []float64)
 	for _, v := range yTicks {
 		y := px(p.y(v))
 		b.WriteString(`<path ` + s.grid + ` d="M` + px(marginLeft) + ` ` + y + `H` + px(right) + `"/>`)
-		b.WriteString(s.textAt(marginLeft-6, p.y(v)+4, "end", tickText(v, yTicks)))
+		b.WriteString(s.textAt(marginLeft-6, p.y(v)+4.5, "end", tickText(v, yTicks)))
 	}
 	for _, v := range xTicks {
 		x := px(p.x(v))

@@ -74,7 +74,7 @@ func (v *trainView) add(r StepRecord) {
 	v.records = append(v.records, r)
 	v.dirty = true
 	if r.Logged || r.Evaluated {
-		if !v.headed {
+		if !v.headed && v.s.nb == nil {
 			v.headed = true
 			v.print(logHead)
 		}
@@ -130,28 +130,28 @@ func (v *trainView) html() string {
 		body = v.charted()
 	}
 	return onPage(`<div style="min-height:` + liveHeight + `">` + body +
-		`<div><small>Page reloaded? The run goes on. Restart the kernel and run this cell again: it shows all of it.</small></div></div>`)
+		`<div><small>Page reloaded? Restart the kernel and run this cell again: the run goes on, and shows from its beginning.</small></div></div>`)
 }
 
 // liveHeight is what the live block takes with its chart and table.
-const liveHeight = "570px"
+const liveHeight = "590px"
 
 func (v *trainView) charted() string {
 	r := v.records[len(v.records)-1]
 	state := secondsText(r.ETA) + " left"
 	switch {
 	case v.stopped:
-		state = "stopping: the engine ends its step and writes a checkpoint"
+		state = "stopping at the end of the step, with a checkpoint"
 	case isPaused(v.controls):
 		state = "paused until Resume()"
 	}
 	var b strings.Builder
-	b.WriteString(`<div><b>` + escape(v.name) + `</b> · ` +
+	b.WriteString(`<div style="white-space:nowrap;overflow:hidden;text-overflow:ellipsis"><b>` + escape(v.name) + `</b> · ` +
 		escape(fmt.Sprintf("step %d of %d · epoch %.2f · loss %s · %s · %s", r.Step, r.TotalSteps, r.Epoch, lossText(r.Loss), secondsText(r.Seconds), state)) + `</div>`)
 	b.WriteString(fmt.Sprintf(`<progress style="width:%dpx;max-width:100%%" max="%d" value="%d"></progress>`, chartWidth, max(1, r.TotalSteps), r.Step))
 	b.WriteString(lossChart(liveStyle, []curve{newCurve(v.name, v.records, v.controls, 0)}, r.TotalSteps))
 	b.WriteString(liveTable(v.records, v.controls).html())
-	b.WriteString(`<div><small>` + escape(v.activity()) + ` </small></div>`)
+	b.WriteString(`<div style="white-space:nowrap;overflow:hidden;text-overflow:ellipsis"><small>` + escape(v.activity()) + ` </small></div>`)
 	return b.String()
 }
 
@@ -168,7 +168,7 @@ func (v *trainView) activity() string {
 // liveTable is the latest lines of the log and the newest step, in a fixed
 // number of rows, so that the page does not move.
 func liveTable(records []StepRecord, controls []Control) table {
-	t := table{head: liveHead}
+	t := table{head: logColumns("time left", records)}
 	newest := records[len(records)-1]
 	logged := loggedOnly(records)
 	if n := len(logged); n > 0 && logged[n-1].Step == newest.Step {
@@ -181,7 +181,7 @@ func liveTable(records []StepRecord, controls []Control) table {
 	logged = logged[max(0, len(logged)-liveRows+1):]
 	rows := append(logged[:len(logged):len(logged)], newest)
 	for _, r := range rows {
-		t.rows = append(t.rows, logRow(r))
+		t.rows = append(t.rows, logRow(r, r.ETA, len(t.head)))
 	}
 	t.addMarks(rowMarks(rows, controls, from), len(controls) > 0)
 	for len(t.rows) < liveRows {
@@ -212,46 +212,41 @@ func loggedOnly(records []StepRecord) []StepRecord {
 	return out
 }
 
-// liveHead names the columns of logRow.
-var liveHead = []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time left"}
-
-// finalTable is the log of a run that has ended: the time is what passed, and
-// evaluations have a column of their own.
-func finalTable(records []StepRecord, controls []Control) table {
-	t := table{head: []string{"step", "loss", "learning rate", "grad norm", "tok/s", "time"}}
-	evaluated := slices.ContainsFunc(records, func(r StepRecord) bool { return r.Evaluated })
-	if evaluated {
-		t.head = append(t.head, "evaluation")
+// logColumns names the columns of logRow: that of evaluations is there when there
+// was one.
+func logColumns(time string, records []StepRecord) []string {
+	head := []string{"step", "loss", "learning rate", "grad norm", "tok/s", time}
+	if slices.ContainsFunc(records, func(r StepRecord) bool { return r.Evaluated }) {
+		head = append(head, "evaluation")
 	}
+	return head
+}
+
+// finalTable is the log of a run that has ended: the time is what passed.
+func finalTable(records []StepRecord, controls []Control) table {
+	t := table{head: logColumns("time", records)}
 	for _, r := range records {
-		eval := ""
-		if r.Evaluated {
-			eval, r.Evaluated = lossText(r.EvalLoss), false
-		}
-		row := logRow(r)
-		row[len(row)-1] = secondsText(r.Seconds)
-		if evaluated {
-			row = append(row, eval)
-		}
-		t.rows = append(t.rows, row)
+		t.rows = append(t.rows, logRow(r, r.Seconds, len(t.head)))
 	}
 	t.addMarks(rowMarks(records, controls, 0), len(controls) > 0)
 	return t
 }
 
-func logRow(r StepRecord) []string {
+// logRow is a line of the log in the first columns of logColumns.
+func logRow(r StepRecord, seconds float64, columns int) []string {
 	loss := lossText(r.Loss)
 	if r.Logged {
 		loss = lossText(r.MeanLoss)
-	}
-	if r.Evaluated {
-		loss += " (eval " + lossText(r.EvalLoss) + ")"
 	}
 	norm := lossText(r.GradNorm)
 	if r.Skipped {
 		norm += " skipped"
 	}
-	return []string{countText(r.Step), loss, rateText(r.LearningRate), norm, strings.TrimSuffix(speedText(r.TokensPerSecond), " tok/s"), secondsText(r.ETA)}
+	eval := ""
+	if r.Evaluated {
+		eval = lossText(r.EvalLoss)
+	}
+	return []string{countText(r.Step), loss, rateText(r.LearningRate), norm, strings.TrimSuffix(speedText(r.TokensPerSecond), " tok/s"), secondsText(seconds), eval}[:columns]
 }
 
 // The log in text, a line a record.

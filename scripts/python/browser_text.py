@@ -1,0 +1,57 @@
+"""The outputs of a run without JupyterLab: in nbconvert's pages and texts, and in `jupyter console`."""
+import re
+import subprocess
+import sys
+
+import pexpect
+from browser_look import Look
+from browser_notebook import NOUNS, RUN, STEPS
+
+RUNS = f"{RUN}: done, {STEPS} steps"
+
+
+def convert(folder, *args):
+    p = subprocess.run([sys.executable, "-m", "nbconvert", "short.ipynb", *args], cwd=folder, capture_output=True, text=True, timeout=120)
+    if p.returncode:
+        raise RuntimeError("nbconvert: " + p.stderr[-500:])
+    return p.stderr
+
+
+def converted(page, folder, out, check):
+    """nbconvert's HTML, looked at in Chromium on its white page, and its Markdown, with displays as HTML and as text."""
+    said = convert(folder, "--to", "html", "--output", "short.html")
+    check("nbconvert to HTML has nothing to complain of", "alternative text" not in said, said.strip()[-80:])
+    page.goto((folder / "short.html").as_uri())
+    page.wait_for_load_state()
+    look = Look(page, ".jp-OutputArea-output")
+    check("nbconvert's HTML: text has contrast", look.passes("text"), look.said("text"))
+    check("nbconvert's HTML: lines have contrast", look.passes("line"), look.said("line"))
+    check("nbconvert's HTML: pictures show on white", look.pictures >= 3 and not look.blind and not any(look.dark), f"{look.pictures} pictures")
+    page.locator("img").nth(1).scroll_into_view_if_needed()
+    page.screenshot(path=out / "nbconvert.png")
+    convert(folder, "--to", "markdown", "--output", "short.md")
+    text = (folder / "short.md").read_text()
+    check("nbconvert to Markdown has the figure", text.count("data:image/svg+xml;base64,") >= 3 and "<svg" not in text)
+    convert(folder, "--to", "markdown", "--output", "plain.md", '--NbConvertBase.display_data_priority=["text/plain"]')
+    text = (folder / "plain.md").read_text()
+    check("nbconvert to text has the run in words", RUNS in text and re.search(r"\d+/150 +\d\.\d{4}", text) is not None and not re.search(r"<(div|table|img|svg)", text), f"{len(text)} characters")
+
+
+def console(folder, out, check):
+    """`jupyter console`: a run shows as lines of text, as it goes and when it is done."""
+    p = pexpect.spawn(sys.executable, ["-m", "jupyter_console", "--kernel", "gotune", "--simple-prompt", "--no-confirm-exit"],
+                      cwd=str(folder), encoding="utf-8", timeout=60, dimensions=(50, 160))
+    with open(out / "console.txt", "w") as log:
+        p.logfile_read = log
+        prompt = r"In \[\d*\]: "
+        p.expect(prompt)
+        p.sendline('import "github.com/gotune/gotune/gotune"')
+        p.expect(prompt)
+        p.sendline(f'func main() {{ gotune.Must(gotune.Trainer{{Name: "{RUN}"}}.Attach()) }}')
+        p.expect(prompt)
+        old = p.before
+        p.sendeof()
+        p.expect(pexpect.EOF)
+    check("jupyter console shows a finished run as text", re.search(r"state +done, 150 steps", old) is not None, old.strip()[-60:])
+    check("jupyter console shows no HTML", "<div" not in old and "<table" not in old)
+    check("jupyter console shows the log", re.search(r"150/150 +\d\.\d{4}", old) is not None)
