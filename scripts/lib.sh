@@ -135,8 +135,41 @@ setup_notebooks() {
     timed "kernel \"Go (gotune)\" in $venv_jupyter" "$bin/gotune" kernel install --prefix "$venv_jupyter"
 }
 
+# find_chromium: sets chromium to the system's, or to $CHROMIUM.
+find_chromium() {
+    local p
+    for p in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome-stable google-chrome; do
+        if chromium=$(command -v "$p"); then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# setup_browser: Chromium, from Debian's or Ubuntu's packages where there is none, and what drives it.
+setup_browser() {
+    local how=() stamp
+    if ! find_chromium; then
+        if ((EUID != 0)); then
+            how=(sudo -n)
+            sudo -n true 2>/dev/null || how=()
+        fi
+        if command -v apt-get >/dev/null && ((EUID == 0 || ${#how[@]} > 0)); then
+            timed "Chromium and a font, with apt-get" "${how[@]}" env DEBIAN_FRONTEND=noninteractive bash -c \
+                'get() { apt-get install -y --no-install-recommends chromium fonts-dejavu-core; }; get || { apt-get update && get; }'
+        fi
+        find_chromium || die "the tests in JupyterLab need Chromium or Chrome: apt-get install chromium fonts-dejavu-core, or set CHROMIUM to the program's path"
+    fi
+    stamp=$(<"$repo/scripts/python/browser.txt")
+    if ! fresh "$venv_jupyter/.browser" "$stamp"; then
+        timed "playwright (python/browser.txt)" "$venv_jupyter/bin/python" -m pip install --disable-pip-version-check --no-input -q -r "$repo/scripts/python/browser.txt"
+        echo "$stamp" >"$venv_jupyter/.browser"
+    fi
+}
+
 # setup_tests: what the tests need beside.
 setup_tests() {
+    setup_browser
     go_tool staticcheck honnef.co/go/tools "$staticcheck_version" honnef.co/go/tools/cmd/staticcheck
     venv "$venv_oracle" oracle
 }

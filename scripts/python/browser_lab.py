@@ -153,9 +153,10 @@ class Lab:
 
 
 @contextlib.contextmanager
-def open_lab(folder, chromium):
-    """A Lab for the notebooks of the folder."""
+def open_lab(folder, chromium, scale=1):
+    """A Lab for the notebooks of the folder; pictures of it have scale pixels for each of the page's."""
+    # Without the sandbox, which root and most containers can't have: the pages are our own.
     with server(folder) as address, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield Lab(browser.new_page(viewport=WINDOW), address)
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield Lab(browser.new_page(viewport=WINDOW, device_scale_factor=scale), address)
         browser.close()
