@@ -58,7 +58,8 @@ func (d *stream) endGraph(x, norm, head *Node) []*Node {
 type stepLayer struct {
 	*layerGraph
 	packed []packedMatrix // of the layer's matrices, in order
-	direct bool
+	direct bool           // use packed
+	kernel bool           // by the kernel
 }
 
 // spanGraph builds a span's layers. Inputs are x, slot, cos, sin, bias, the
@@ -85,7 +86,7 @@ func (d *stream) spanGraph(s *span) func(g *Graph, in []*Node) []*Node {
 				n += len(sp.shapes())
 			}
 			common.weights, in = in[:n], in[n:]
-			l := &stepLayer{layerGraph: d.base.layer(kind, common), direct: d.direct}
+			l := &stepLayer{layerGraph: d.base.layer(kind, common), direct: d.direct, kernel: d.kernel}
 			l.packed = packedMatrices(kind.specs, common.weights[2:])
 			x, k, v = l.forward(x, slot, k, v, bias)
 			caches = append(caches, k, v)
@@ -140,7 +141,7 @@ func (l *stepLayer) project(x *Node, projs ...string) (y []*Node, joined *Node) 
 		if m.spec.outOf(projs[0]) == 0 && m.spec.outOf(projs[len(projs)-1]) == 0 {
 			continue
 		}
-		whole := ConvertDType(l.packed[i].times(x, m), l.dt)
+		whole := ConvertDType(l.packed[i].times(x, m, l.kernel), l.dt)
 		if m.holds(projs) {
 			joined = whole
 		}

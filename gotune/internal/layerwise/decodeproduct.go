@@ -7,9 +7,10 @@ import (
 	"github.com/gotune/gotune/gotune/internal/quant"
 )
 
-// directRows is how many rows the direct product serves; with more, unpacking a
+// directRows and kernelRows are how many rows the direct product serves, as XLA's code and
+// as gotune's kernel, which read the codes once for each row; with more, unpacking a
 // matrix once and multiplying it is cheaper.
-const directRows = 4
+const directRows, kernelRows = 4, 8
 
 // packedMatrix is a group as it is stored.
 type packedMatrix struct {
@@ -35,13 +36,15 @@ func packedMatrices(specs []groupSpec, in []*Node) (out []packedMatrix) {
 
 // times is x·Wᵀ for x [B, in], f32 [B, out], without writing the unpacked matrix
 // where that can be. m is the same group unpacked; it costs nothing when unused.
-func (p *packedMatrix) times(x *Node, m matrix) *Node {
+func (p *packedMatrix) times(x *Node, m matrix, kernel bool) *Node {
 	s := m.spec
 	switch {
 	case s.typ == "" && x.Shape().Dim(0) == 1:
 		return rowProduct(x, m.w)
 	case s.typ == "" || s.in%s.block != 0:
 		return linearNT(x, m.w)
+	case kernel && s.kernelTakes():
+		return kernelProduct(s, p.codes, p.absmax, x)
 	}
 	rows := make([]*Node, x.Shape().Dim(0))
 	for i := range rows {

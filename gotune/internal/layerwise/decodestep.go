@@ -32,7 +32,7 @@ func (d *stream) plan(n int) {
 			k := b.kind(i, geometry{b: d.rows, s: 1}, d.ad, 0, keepNothing)
 			s.kinds, keys = append(s.kinds, k), append(keys, k.key())
 		}
-		s.key = fmt.Sprintf("decode-layers M%d direct %t %s", d.room, d.direct, strings.Join(keys, " / "))
+		s.key = fmt.Sprintf("decode-layers M%d direct %t kernel %t %s", d.room, d.direct, d.kernel, strings.Join(keys, " / "))
 		d.spans = append(d.spans, s)
 	}
 }
@@ -129,7 +129,11 @@ func (d *stream) through(s *span, x compute.Buffer, common []compute.Buffer) (y 
 		if err != nil {
 			return nil, err
 		}
-		if s.program, err = b.dev.program(b.prefix+s.key, sh, d.spanGraph(s)); err != nil {
+		be := b.dev.be
+		if d.kernel && b.dev.kernels().on {
+			be = kernelBackend{be}
+		}
+		if s.program, err = b.dev.programOn(be, b.prefix+s.key, sh, d.spanGraph(s)); err != nil {
 			return nil, err
 		}
 	}

@@ -103,6 +103,7 @@ type stream struct {
 	room   int            // M, slots of the cache
 	used   int            // slots taken
 	direct bool           // 4-bit matrices are multiplied as they are stored
+	kernel bool           // by gotune's kernel
 	spans  []span         // layers of one call
 
 	caches []compute.Buffer // k and v of each layer, [B, K, M, d]
@@ -123,10 +124,11 @@ func (b *Base) newStream(ad *DeviceAdapter, rows, maxLen int) (*stream, error) {
 		return nil, fmt.Errorf("layerwise: decoder for %d tokens: the model takes 1 to %d; choose a smaller maximum length", maxLen, b.cfg.MaxPositions)
 	}
 	d := &stream{base: b, ad: ad, rows: rows, limit: maxLen, room: roomFor(maxLen), logits: make([]float32, rows*b.cfg.VocabSize)}
-	d.direct = !b.dev.cpu && rows <= directRows
 	n := 1
 	if !b.dev.cpu {
 		n = layersPerCall
+		d.kernel = rows <= kernelRows && b.dev.kernels().on
+		d.direct = d.kernel || rows <= directRows
 	}
 	d.plan(n)
 	return d, nil

@@ -24,6 +24,7 @@ type device struct {
 	mu       sync.Mutex
 	programs map[string]*program
 	numbers  map[int32]compute.Buffer
+	kernel   *kernelChoice // nil until it is asked for
 }
 
 var (
@@ -57,6 +58,11 @@ type program struct {
 // build gets one parameter node for each of inputs. The key must name everything
 // that build depends on; the inputs' shapes are added to it.
 func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
+	return d.programOn(d.be, key, inputs, build)
+}
+
+// programOn is program with the graph built on be, which compiles for d.
+func (d *device) programOn(be compute.Backend, key string, inputs []shapes.Shape, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
 	full := fullKey(key, inputs)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -65,7 +71,7 @@ func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph,
 	}
 	name := shortName(key)
 	defer guard(&err, "compile "+name)
-	g := NewGraph(d.be, name)
+	g := NewGraph(be, name)
 	nodes := make([]*Node, len(inputs))
 	for i, s := range inputs {
 		nodes[i] = Parameter(g, fmt.Sprintf("p%d", i), s)
