@@ -16,6 +16,7 @@ type progressView struct {
 	what    string
 	live    *live
 	tasks   []*taskState
+	latest  *taskState // the one that was heard of last
 	logs    []string
 	began   time.Time
 	dirty   bool
@@ -77,6 +78,7 @@ func (p *progressView) progress(pr wire.Progress) {
 		p.tasks = append(p.tasks, t)
 	}
 	t.Progress = pr
+	p.latest = t
 	p.dirty = true
 	finished := pr.Total > 0 && pr.Done >= pr.Total
 	switch {

@@ -72,7 +72,7 @@ func (v *trainView) add(r StepRecord) {
 		v.controls = v.controls[:len(v.controls)-1]
 	}
 	v.records = append(v.records, r)
-	v.dirty = true
+	v.dirty, v.latest = true, nil
 	if r.Logged || r.Evaluated {
 		if !v.headed && v.s.nb == nil {
 			v.headed = true
@@ -155,14 +155,12 @@ func (v *trainView) charted() string {
 	return b.String()
 }
 
-// activity is what else the engine does, e.g. an evaluation.
+// activity is what the engine does since the newest step, e.g. an evaluation.
 func (v *trainView) activity() string {
-	for _, t := range v.tasks {
-		if !t.finished {
-			return oneLine(t.line(), 100)
-		}
+	if v.latest == nil || v.latest.finished {
+		return ""
 	}
-	return ""
+	return oneLine(v.latest.line(), 100)
 }
 
 // liveTable is the latest lines of the log and the newest step, in a fixed

@@ -3,7 +3,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 RUN = "gopher-browser"
-STEPS = 150
+STEPS = 220
 
 NOUNS = f'''import "github.com/gotune/gotune/gotune"
 

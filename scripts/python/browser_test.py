@@ -30,7 +30,7 @@ window.watch = setInterval(() => {
   const text = area.innerText, step = text.match(/step (\d+) of/), chart = area.querySelector('svg[role=img]');
   const live = !!area.querySelector('small') && /Page reloaded/.test(text);
   window.samples.push({time: performance.now() / 1000, live, step: step ? +step[1] : 0, height: area.getBoundingClientRect().height,
-    chart: !!chart, top: chart ? chart.getBoundingClientRect().top - area.getBoundingClientRect().top : 0, left: / left/.test(text),
+    chart: !!chart, top: chart ? chart.getBoundingClientRect().top - area.getBoundingClientRect().top : 0, left: / left/.test(text), stopping: /stopping at/.test(text),
     points: Math.max(0, ...[...area.querySelectorAll('polyline')].map(e => e.getAttribute('points').trim().split(/\s+/).length)), bar: area.querySelectorAll('progress').length,
     rows: [...area.querySelectorAll('tbody tr td:first-child')].filter(e => /\d/.test(e.innerText)).length, wide: area.scrollWidth - area.clientWidth});
 }, 50);"""
@@ -154,7 +154,7 @@ class Story:
         check(f"{what}: the loss chart is there from its first step on", len(charted) > 10 and all(s["chart"] for s in charted), f"{len(charted)} samples")
         check(f"{what}: steps go up", steps == sorted(steps) and len(set(steps)) >= 6, f"{len(set(steps))} different")
         check(f"{what}: rows of the table increase", len(charted) > 0 and charted[-1]["rows"] > charted[0]["rows"], f"{charted[0]['rows']} to {charted[-1]['rows']}")
-        check(f"{what}: the time left is shown", all(s["left"] for s in charted[:-20]))
+        check(f"{what}: the time left is shown", all(s["left"] or s["stopping"] for s in charted))
         heights = collections.Counter(round(s["height"]) for s in live)
         check(f"{what}: the live block keeps its height", len(heights) == 1, f"px in how many samples: {dict(heights)}")
         tops = collections.Counter(round(s["top"]) for s in charted)
@@ -170,10 +170,10 @@ class Story:
         self.check("live updates came", len(ids) > 0, f"{len(got)} displays and updates, ids {len(ids)}")
         for id_ in ids:
             times = sorted(m["arrived"] for m in got if m["id"] == id_)
-            # Five updates span four waits of 250 ms; the way here may shorten that by a little. The two at the end, "stopping" and what is left, are told at once.
+            # Five updates span four waits of 250 ms; a busy page may take the first one late. The two at the end, "stopping" and what is left, are told at once.
             spans = [b - a for a, b in zip(times[:-2], times[4:-2])]
             mean = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 4 else 0
-            self.check("at most 4 updates a second", mean <= 4 and all(s >= 0.9 for s in spans), f"{len(times)} updates, {mean:.1f} a second, five in {min(spans, default=9):.2f} s at least")
+            self.check("at most 4 updates a second", mean <= 4 and all(s >= 0.75 for s in spans), f"{len(times)} updates, {mean:.1f} a second, five in {min(spans, default=9):.2f} s at least")
         most = max((m["bytes"] for m in got), default=0)
         self.check("an update is small", most < 100_000, f"{most} bytes at most")
 
@@ -219,7 +219,7 @@ class Story:
         shown = self.shown(self.train)
         self.final = shown
         self.check("the finished run is one picture with every step", shown["images"] == 1 and shown["live"] == 0 and shown["loaded"] and shown["points"] == STEPS, f"{shown['points']} points, {shown['images']} pictures")
-        self.check("its table and facts are there", shown["rows"] > 15 and "done, 150 steps" in shown["text"], f"{shown['rows']} rows")
+        self.check("its table and facts are there", shown["rows"] > 15 and f"done, {STEPS} steps" in shown["text"], f"{shown['rows']} rows")
         self.check("its text says the same", re.search(r"loss +\d\.\d+ → \d\.\d+", shown["plain"]) is not None, shown["plain"].strip()[:60])
 
     def themes(self):

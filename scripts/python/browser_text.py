@@ -34,24 +34,34 @@ def converted(page, folder, out, check):
     check("nbconvert to Markdown has the figure", text.count("data:image/svg+xml;base64,") >= 3 and "<svg" not in text)
     convert(folder, "--to", "markdown", "--output", "plain.md", '--NbConvertBase.display_data_priority=["text/plain"]')
     text = (folder / "plain.md").read_text()
-    check("nbconvert to text has the run in words", RUNS in text and re.search(r"\d+/150 +\d\.\d{4}", text) is not None and not re.search(r"<(div|table|img|svg)", text), f"{len(text)} characters")
+    check("nbconvert to text has the run in words", RUNS in text and re.search(rf"{STEPS}/{STEPS} +\d\.\d{{4}}", text) is not None and not re.search(r"<(div|table|img|svg)", text), f"{len(text)} characters")
+
+
+# A run that only the console sees, in one line: the console takes several as several cells.
+CONSOLE = """func main() { gotune.Must(gotune.Trainer{Name: "console", Model: gotune.Model{Name: "base", Source: "embedded"}, \
+Dataset: gotune.Dataset{Name: "answers", Source: "embedded", Split: "train[:400]"}, LoRA: gotune.LoRA{Rank: 8, Targets: []string{"q_proj"}}, \
+OutputDir: "console", MaxSteps: 20, LogSteps: 5, MaxSeqLength: 128}.Train()) }"""
 
 
 def console(folder, out, check):
-    """`jupyter console`: a run shows as lines of text, as it goes and when it is done."""
+    """`jupyter console`: a run shows as text, when it begins and when it is done, and a finished one as well."""
     p = pexpect.spawn(sys.executable, ["-m", "jupyter_console", "--kernel", "gotune", "--simple-prompt", "--no-confirm-exit"],
-                      cwd=str(folder), encoding="utf-8", timeout=60, dimensions=(50, 160))
+                      cwd=str(folder), encoding="utf-8", timeout=120, dimensions=(50, 160))
+    shown = []
     with open(out / "console.txt", "w") as log:
         p.logfile_read = log
         prompt = r"In \[\d*\]: "
         p.expect(prompt)
-        p.sendline('import "github.com/gotune/gotune/gotune"')
-        p.expect(prompt)
-        p.sendline(f'func main() {{ gotune.Must(gotune.Trainer{{Name: "{RUN}"}}.Attach()) }}')
-        p.expect(prompt)
-        old = p.before
+        for line in ('import "github.com/gotune/gotune/gotune"', CONSOLE, f'func main() {{ gotune.Must(gotune.Trainer{{Name: "{RUN}"}}.Attach()) }}', "%gotune status"):
+            p.sendline(line)
+            p.expect(prompt)
+            shown.append(p.before)
         p.sendeof()
         p.expect(pexpect.EOF)
-    check("jupyter console shows a finished run as text", re.search(r"state +done, 150 steps", old) is not None, old.strip()[-60:])
-    check("jupyter console shows no HTML", "<div" not in old and "<table" not in old)
-    check("jupyter console shows the log", re.search(r"150/150 +\d\.\d{4}", old) is not None)
+    _, trained, attached, status = shown
+    check("jupyter console says that a run begins", 'train run "console" …' in trained)
+    for what, text, steps in (("a run that it trains", trained, 20), ("a finished run", attached, STEPS)):
+        check(f"jupyter console shows {what} as text", re.search(rf"state +done, {steps} steps", text) is not None and re.search(rf"{steps}/{steps} +\d\.\d{{4}}", text) is not None,
+              f"{len(text.splitlines())} lines")
+    check("jupyter console shows the engine's status", re.search(rf"run +{RUN} +done", status) is not None)
+    check("jupyter console shows no HTML", not re.search(r"<(div|table|svg|img)", "".join(shown)))
