@@ -57,7 +57,7 @@ func TestProgressBesideChart(t *testing.T) {
 			t.Errorf("update %d of %d has lost the chart: %.200s", i, len(live), html)
 		}
 		charted = charted || has
-		evaluating = evaluating || has && strings.Contains(html, "evaluate: 3 of 10 rows")
+		evaluating = evaluating || has && strings.Contains(html, " of 10 rows")
 		checkBalanced(t, html)
 	}
 	if !charted || !evaluating {
