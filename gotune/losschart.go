@@ -87,11 +87,11 @@ func lossChart(style chartStyle, curves []curve, lastStep int) string {
 	var b strings.Builder
 	b.WriteString(style.axes(p, "step", "loss", wholeTicks(p.x0, p.x1, 8), ticks(p.y0, p.y1, 7)))
 	for i, c := range curves {
-		b.WriteString(polyline(p, c.x, c.raw, style.paint("stroke", i, true)+` stroke-width="1"`))
+		b.WriteString(polyline(p, c.x, c.raw, style.paint("stroke", i, true), 1))
 	}
 	for i, c := range curves {
 		b.WriteString(style.controlLines(p, c.controls, i))
-		b.WriteString(polyline(p, c.x, c.smooth, style.paint("stroke", i, false)+` stroke-width="2"`))
+		b.WriteString(polyline(p, c.x, c.smooth, style.paint("stroke", i, false), 2))
 	}
 	for i, c := range curves {
 		for j := range c.evalX {
@@ -206,17 +206,18 @@ func wholeTicks(low, high float64, n int) []float64 {
 // two a pixel's column.
 const maxPoints = 1000
 
-// polyline draws y over x. Of a longer line the lowest and the highest of each
-// run of points are kept, so that spikes stay.
-func polyline(p plane, x, y []float64, attributes string) string {
+// polyline draws y over x, a line of some pixels' width; a single value is a dot.
+// Of a longer line the lowest and the highest of each run of points are kept, so
+// that spikes stay.
+func polyline(p plane, x, y []float64, paint string, width float64) string {
 	if len(x) == 0 {
 		return ""
 	}
 	if len(x) == 1 {
-		return `<path fill="none" stroke-linecap="round" ` + attributes + ` d="M` + px(p.x(x[0])) + ` ` + px(p.y(y[0])) + `h1"/>`
+		return `<path fill="none" stroke-linecap="round" ` + paint + ` stroke-width="` + px(3*width) + `" d="M` + px(p.x(x[0])) + ` ` + px(p.y(y[0])) + `h0.1"/>`
 	}
 	var b strings.Builder
-	b.WriteString(`<polyline fill="none" stroke-linejoin="round" ` + attributes + ` points="`)
+	b.WriteString(`<polyline fill="none" stroke-linejoin="round" ` + paint + ` stroke-width="` + px(width) + `" points="`)
 	point := func(i int) { b.WriteString(px(p.x(x[i])) + "," + px(p.y(y[i])) + " ") }
 	bucket := (2*len(x) + maxPoints - 1) / maxPoints
 	if len(x) <= maxPoints {

@@ -128,7 +128,7 @@ func (s chartStyle) legend(names []string, note string) (svg string, lower float
 	b.WriteString(s.textAt(chartWidth-marginRight, 18, "end", note))
 	x, end := float64(marginLeft), chartWidth-marginRight-textWidth(note)
 	for i, n := range names {
-		n = oneLine(n, 28)
+		n = shortName(n)
 		width := 21 + textWidth(n)
 		if x > marginLeft && x+width > end {
 			x, end, lower = marginLeft, chartWidth-marginRight, lower+legendRow
@@ -138,6 +138,15 @@ func (s chartStyle) legend(names []string, note string) (svg string, lower float
 		x += width + 12
 	}
 	return b.String(), lower
+}
+
+// shortName cuts a long name in its middle: names in a sweep differ at the end.
+func shortName(name string) string {
+	r := []rune(oneLine(name, 10_000))
+	if len(r) <= 40 {
+		return string(r)
+	}
+	return string(r[:19]) + "…" + string(r[len(r)-20:])
 }
 
 // card makes the picture of its own, of the size that the SVG begins with.
@@ -187,6 +196,9 @@ func tickText(v float64, all []float64) string {
 	}
 	if math.Abs(v) < step/1e6 {
 		return "0"
+	}
+	if last := math.Abs(all[len(all)-1]); step >= 1000 && last >= 10_000 && last < 1e6 {
+		return countText(int64(math.Round(v/1000))) + "k"
 	}
 	if step >= 1 && math.Abs(v) < 1e6 {
 		return countText(int64(math.Round(v)))

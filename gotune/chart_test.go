@@ -80,3 +80,30 @@ func TestLegendRows(t *testing.T) {
 		}
 	}
 }
+
+func TestTickText(t *testing.T) {
+	for _, tt := range []struct {
+		low, high float64
+		want      string
+	}{
+		{0, 250, "0 50 100 150 200 250"}, {0.2, 2.4, "0.5 1.0 1.5 2.0"}, {0, 4000, "0 1,000 2,000 3,000 4,000"},
+		{0, 120_000, "0 20k 40k 60k 80k 100k 120k"}, {1.13, 1.25, "1.14 1.16 1.18 1.20 1.22 1.24"}, {0, 5e6, "0 1e+06 2e+06 3e+06 4e+06 5e+06"},
+	} {
+		all := ticks(tt.low, tt.high, 7)
+		var got []string
+		for _, v := range all {
+			got = append(got, tickText(v, all))
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("ticks from %g to %g are %q, want %q", tt.low, tt.high, got, tt.want)
+		}
+	}
+}
+
+// Names of a sweep stay apart when they are cut.
+func TestShortName(t *testing.T) {
+	a, b := shortName("a-name-that-nobody-would-type-in-full/llama-2-7b-lr1e-4"), shortName("a-name-that-nobody-would-type-in-full/llama-2-7b-lr2e-4")
+	if a == b || len([]rune(a)) != 40 || shortName("gopher") != "gopher" {
+		t.Errorf("shortName gives %q and %q", a, b)
+	}
+}
