@@ -67,3 +67,31 @@ func TestProgressBesideChart(t *testing.T) {
 		t.Errorf("the table lacks the evaluation: %.600s", last)
 	}
 }
+
+// The log of a long run is thinned, but keeps its evaluations.
+func TestFinalLogKeepsEvaluations(t *testing.T) {
+	e := gotunetest.Start(t)
+	info := gotune.RunInfo{Name: "run1", State: gotune.RunDone, Step: 400, TotalSteps: 400}
+	for step := 1; step <= 400; step++ {
+		r := gotune.StepRecord{Step: step, TotalSteps: 400, Loss: 1, Logged: step%10 == 0, MeanLoss: 1}
+		if step%130 == 0 {
+			r.Evaluated, r.EvalLoss = true, 2+float64(step)/1000
+		}
+		info.Records = append(info.Records, r)
+	}
+	e.Reply("run.record", info)
+	g := gotune.NewFakeGoNB(t)
+	gotune.UseNotebook(t, g)
+	if _, err := (gotune.Trainer{Name: "run1"}).Show(); err != nil {
+		t.Fatal(err)
+	}
+	shown := g.Final()[0]
+	for _, want := range []string{"2.1300", "2.2600", "2.3900"} {
+		if !strings.Contains(shown.Data["text/html"].(string), ">"+want+"</td>") || !strings.Contains(shown.Data["text/plain"].(string), "eval loss "+want) {
+			t.Errorf("the log lacks the evaluation %s", want)
+		}
+	}
+	if n := strings.Count(shown.Data["text/plain"].(string), "/400 "); n < 10 || n > 15 {
+		t.Errorf("%d lines of the log, want about 12", n)
+	}
+}

@@ -31,11 +31,8 @@ var seriesColors = []seriesColor{
 // dark, for places where neither a style sheet nor light-dark() may reach.
 const accent = "#3b8eea"
 
-// series is the colour of the series with that index, the first again after the
-// last.
-func series(i int) seriesColor { return seriesColors[i%len(seriesColors)] }
-
-// paint is a chart's attribute, "stroke" or "fill", of a series. A card has a
+// paint is a chart's attribute, "stroke" or "fill", of the series i, of which
+// the ninth has the first colour again. A card has a
 // class for it; a live chart asks the page, by JupyterLab's colour-scheme, which
 // shade it wants, and takes the light one where light-dark() is not known.
 func (s chartStyle) paint(attribute string, i int, soft bool) string {

@@ -158,9 +158,6 @@ func (r RunInfo) stateText() string {
 	return fmt.Sprintf("%s, step %d of %d", r.State, r.Step, r.TotalSteps)
 }
 
-// finalRows is the number of lines of the log that a finished run shows.
-const finalRows = 12
-
 // chart is the run's loss as a picture of its own.
 func (r RunInfo) chart() string {
 	curves := []curve{newCurve(r.Name, r.Records, r.Controls, 0)}
@@ -216,7 +213,7 @@ func (r RunInfo) html() string {
 
 // log is the run's log as a table of a screen's length.
 func (r RunInfo) log() table {
-	return finalTable(thin(loggedOnly(r.Records), finalRows), r.Controls)
+	return finalTable(shownLog(r.Records), r.Controls)
 }
 
 // text is the final output in text; whole adds the log.
@@ -227,7 +224,7 @@ func (r RunInfo) text(whole bool) string {
 	var b strings.Builder
 	if logged := loggedOnly(r.Records); len(logged) > 0 {
 		b.WriteString(logHead)
-		for _, rec := range thin(logged, finalRows) {
+		for _, rec := range shownLog(r.Records) {
 			b.WriteString(logLine(rec))
 		}
 		b.WriteString("\n")

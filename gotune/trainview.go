@@ -210,6 +210,24 @@ func loggedOnly(records []StepRecord) []StepRecord {
 	return out
 }
 
+// finalRows is about the number of lines of the log that a finished run shows.
+const finalRows = 12
+
+// shownLog are the lines of the log that a finished run shows: some at even
+// distances, and every evaluation unless those are many.
+func shownLog(records []StepRecord) []StepRecord {
+	all := loggedOnly(records)
+	var evaluated []StepRecord
+	for _, r := range all {
+		if r.Evaluated {
+			evaluated = append(evaluated, r)
+		}
+	}
+	shown := append(slices.Clone(thin(all, finalRows)), thin(evaluated, finalRows/2)...)
+	slices.SortFunc(shown, func(a, b StepRecord) int { return a.Step - b.Step })
+	return slices.CompactFunc(shown, func(a, b StepRecord) bool { return a.Step == b.Step })
+}
+
 // logColumns names the columns of logRow: that of evaluations is there when there
 // was one.
 func logColumns(time string, records []StepRecord) []string {
