@@ -32,9 +32,9 @@ var seriesColors = []seriesColor{
 const accent = "#3b8eea"
 
 // paint is a chart's attribute, "stroke" or "fill", of the series i, of which
-// the ninth has the first colour again. A card has a
-// class for it; a live chart asks the page, by JupyterLab's colour-scheme, which
-// shade it wants, and takes the light one where light-dark() is not known.
+// the ninth has the first colour again. A card has a class for it; a live chart
+// asks the page, by JupyterLab's color-scheme, which shade it wants, and takes the
+// light one where light-dark() is not known.
 func (s chartStyle) paint(attribute string, i int, soft bool) string {
 	i %= len(seriesColors)
 	c, class := seriesColors[i].strong, "s"

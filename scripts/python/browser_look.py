@@ -114,6 +114,24 @@ class Look:
         return w is not None and w["ratio"] >= LEAST[kind]
 
 
+# What measure() has to find, by hand: #767676 on white has 4.54, half black over white 3.98, half white over black 5.28, and a line of #888 3.54.
+KNOWN = """<div class="known" style="background:#fff;font:16px sans-serif"><p style="color:#767676">plain</p><p style="opacity:.5;color:#000">veil</p>
+<p style="background:#000;color:rgba(255,255,255,.5)">alpha</p><p style="background:rgba(0,0,0,.5)"><span style="color:#fff">layer</span></p>
+<svg role="img" width="200" height="60"><text x="5" y="20">one</text><text x="15" y="22">two</text><text x="190" y="50">outside</text>
+<path d="M0 40H90" stroke="#888" fill="none"/><path role="presentation" d="M0 50H90" stroke="#eee"/></svg></div>"""
+
+
+def measures_right(page):
+    """Whether known contrasts, clashes of texts and pixels are measured as they are; and what was found."""
+    page.set_content(KNOWN)
+    look = Look(page, ".known")
+    found = {f["what"]: round(f["ratio"], 2) for f in look.texts + look.lines}
+    dots = pixels(page, page.locator("p").nth(2))
+    want = {"plain": 4.54, "veil": 3.98, "alpha": 5.28, "layer": 3.98, "path": 3.54, "one": 21, "two": 21, "outside": 21}
+    return ({k.strip(): v for k, v in found.items()} == want and look.clashes == ["one over two", "outside leaves the chart"]
+            and dots["ground"] == [0, 0, 0] and abs(dots["most"] - 5.28) < 0.6), [found, look.clashes, dots]
+
+
 # The colours of a picture's pixels as it was drawn: the most frequent one, and the highest contrast with it.
 PIXELS = MEASURE + r"""
 const img = new Image(); img.src = 'data:image/png;base64,' + arg; await img.decode();

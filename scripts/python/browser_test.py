@@ -16,7 +16,7 @@ from pathlib import Path
 import browser_notebook
 import browser_text
 from browser_lab import JS, WINDOW, open_lab, own_settings
-from browser_look import Look, pixels
+from browser_look import Look, measures_right, pixels
 from browser_notebook import RUN, STEPS
 
 OUTPUTS = ".jp-Notebook .jp-OutputArea-output"
@@ -289,6 +289,8 @@ def main():
         browser_notebook.write(folder / "short.ipynb")
         with open_lab(folder, o.chromium) as lab:
             try:
+                right, found = measures_right(lab.page)
+                check("known contrasts are measured right", right, "" if right else found)
                 lab.open("short.ipynb")
                 s = Story(lab, folder, out, check, o.socket)
                 for step in (s.opened, s.run_all_and_interrupt, s.rate, s.again_pause_reload, s.restart_and_run_all, s.rate, s.finished, s.themes, s.narrow, s.saved_and_reloaded, s.untrusted):
