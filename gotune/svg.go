@@ -42,8 +42,9 @@ var (
 	}
 )
 
-// pageColor is the background of a cell's output.
-const pageColor = "var(--jp-layout-color0,light-dark(#fff,#111))"
+// pageColor is the background of a cell's output, in JupyterLab, VS Code and
+// elsewhere.
+const pageColor = "var(--jp-layout-color0,var(--vscode-editor-background,light-dark(#fff,#111)))"
 
 // Size of a chart in pixels, and of its margins.
 const (

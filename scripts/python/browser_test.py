@@ -207,6 +207,8 @@ class Story:
         lab.ask("window.messages = [];")
         lab.ask(WATCH, self.train)
         lab.start_all()
+        lab.page.wait_for_function("(step) => window.samples.some(s => s.live && s.step >= step)", arg=self.paused, timeout=60_000)
+        engine(self.sock, "run.resume", Name=RUN)  # refused where the restart has ended the pause: it interrupts the cell
         lab.page.wait_for_function("(step) => window.samples.some(s => s.live && s.step > step)", arg=self.paused + 3, timeout=60_000)
         live = [s for s in self.samples() if s["live"] and s["step"]]
         check("after a restart the cell goes on with the run, and draws its whole history", all(s["points"] == s["step"] >= self.paused for s in live), f"from step {live[0]['step']}, {live[0]['points']} points, after {self.paused}")
