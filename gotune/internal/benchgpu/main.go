@@ -19,7 +19,9 @@
 //	train     tokens/s of optimizer steps: B rows of S tokens, all supervised, NF4,
 //	          LoRA r=64 on q and v, dropout 0.1, AdamW, clipping; median of the steps
 //	          after the first, whose seconds (compilation) are reported beside it
-//	decode    tokens/s of one stream, greedy, after a prompt
+//	decode    logits of a token read behind a prompt and with it; tokens/s of greedy streams,
+//	          with the adapter and without, picked on the device, on the host, and the time of
+//	          each program with calls awaited; batches (-batches) of ragged prompts
 //	merge     seconds to write the merged model, beside those of copying its files
 package main
 
