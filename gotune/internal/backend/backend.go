@@ -11,6 +11,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"strings"
 	"sync"
@@ -49,11 +50,13 @@ type Info struct {
 	Plugin cuda.Plugin  // zero for Go
 	GPU    *cuda.Device // nil unless Name is CUDA
 	Calls  string       // "queued", or "awaited" and why where queueing failed
+	Cache  string       // folder of compiled programs, or why there is none; "" for Go
 }
 
 type opened struct {
 	compute compute.Backend
 	info    Info
+	client  *cuda.Client // nil for Go
 }
 
 var (
@@ -88,6 +91,18 @@ func Describe(b compute.Backend) Info {
 		}
 	}
 	return Info{Name: b.Name()}
+}
+
+// Memory is the state of a backend's device memory. Only a GPU has one.
+func Memory(b compute.Backend) (cuda.MemoryStats, error) {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, o := range open {
+		if o.compute == b && o.client != nil {
+			return o.client.Memory()
+		}
+	}
+	return cuda.MemoryStats{}, fmt.Errorf("memory of the device: backend %s has no account of it", b.Name())
 }
 
 func openAuto() (compute.Backend, error) {
@@ -132,7 +147,27 @@ func (o *opened) openCPU() (err error) {
 	if o.info.Plugin, err = cuda.Find(cuda.CPU); err != nil {
 		return err
 	}
+	if err = o.attach(); err != nil {
+		return err
+	}
 	o.compute, err = xla.New(o.info.Plugin.Path)
+	return err
+}
+
+// attach puts gotune's entries into the plugin's table, with the cache of compiled
+// programs that the environment asks for. Without a cache all works, slower.
+func (o *opened) attach() (err error) {
+	cache, err := cuda.OpenProgramCache(func(line string) { log.Print(line) })
+	switch {
+	case err != nil:
+		o.info.Cache = "none: " + err.Error()
+		log.Print("compiled programs are not kept: ", err)
+	case cache == nil:
+		o.info.Cache = "none: " + cuda.EnvPrograms + " is off"
+	default:
+		o.info.Cache = cache.Dir()
+	}
+	o.client, err = cuda.Attach(o.info.Plugin, cache)
 	return err
 }
 
@@ -172,6 +207,9 @@ func (o *opened) openCUDA() (err error) {
 		return err
 	}
 	if err := os.Setenv("GOPJRT_CUDA_CHECKS", "0"); err != nil { // package cuda has looked already
+		return err
+	}
+	if err := o.attach(); err != nil {
 		return err
 	}
 	config := o.info.Plugin.Path + ",preallocate=false"

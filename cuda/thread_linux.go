@@ -1,0 +1,6 @@
+package cuda
+
+import "syscall"
+
+// threadID is the operating system's number of this thread.
+func threadID() int { return syscall.Gettid() }
