@@ -35,24 +35,31 @@ func workspace(c *checkpoint.Config, batch, length, elementSize int) int64 {
 	return layer + activations + scores + logits
 }
 
-// memoryPolicy decides what a step keeps. "auto" keeps all where it is estimated
-// to fit into the device's free memory with a tenth to spare, and keeps layer
-// inputs only otherwise. The text says what was found.
-func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSize int, free int64) (policy, fit string) {
+// memoryPolicy decides what a step keeps. "auto" keeps the residuals of as many
+// layers as are estimated to fit into the device's free memory with a tenth to spare,
+// beside what a step needs in any case, and computes the others again. kept is their
+// number where the policy is to compute again. The text says what was found.
+func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSize int, free int64) (policy string, kept int, fit string) {
 	keep := residuals(c, batch*length, elementSize)
-	need := keep + workspace(c, batch, length, elementSize)
+	work := workspace(c, batch, length, elementSize)
 	shape := fmt.Sprintf("B=%d×S=%d", batch, length)
 	switch {
 	case setting == "on":
-		return layerwise.MemoryRecompute, "activations are computed again, as asked for"
+		return layerwise.MemoryRecompute, 0, "activations are computed again, as asked for"
 	case setting == "off":
-		return layerwise.MemorySave, fmt.Sprintf("activations are kept, as asked for: about %s at %s", size(keep), shape)
+		return layerwise.MemorySave, 0, fmt.Sprintf("activations are kept, as asked for: about %s at %s", size(keep), shape)
 	case free <= 0:
-		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s at %s", size(keep), shape)
-	case need <= free-free/10:
-		return layerwise.MemorySave, fmt.Sprintf("activations are kept: about %s of %s free at %s", size(need), size(free), shape)
+		return layerwise.MemorySave, 0, fmt.Sprintf("activations are kept: about %s at %s", size(keep), shape)
+	case keep+work <= free-free/10:
+		return layerwise.MemorySave, 0, fmt.Sprintf("activations are kept: about %s of %s free at %s", size(keep+work), size(free), shape)
 	}
-	return layerwise.MemoryRecompute, fmt.Sprintf("activations are computed again: keeping them takes about %s of %s free at %s", size(need), size(free), shape)
+	inputs := int64(batch*length) * int64(c.HiddenSize*elementSize) // of a layer that is computed again
+	each := keep/int64(c.NumLayers) - inputs
+	if left := free - free/10 - work - inputs*int64(c.NumLayers); left > 0 {
+		kept = int(min(left/each, int64(c.NumLayers-1)))
+	}
+	return layerwise.MemoryRecompute, kept, fmt.Sprintf("activations are computed again for %d of %d layers: keeping all takes about %s of %s free at %s",
+		c.NumLayers-kept, c.NumLayers, size(keep+work), size(free), shape)
 }
 
 // size is a number of bytes as people read it.
@@ -72,10 +79,17 @@ func (l *model) elementSize() int {
 }
 
 // deviceFree is the GPU memory that is left at this moment, 0 where the device
-// is the CPU, whose memory is not asked for ahead.
+// is the CPU, whose memory is not asked for ahead. XLA's own account counts, for of
+// a pool that was taken at the start the driver shows only what is outside; where
+// there is none the driver is asked.
 func (l *model) deviceFree() int64 {
 	if l.info.Backend != backend.CUDA {
 		return 0
+	}
+	if be, err := backend.Open(backend.CUDA); err == nil {
+		if m, err := backend.Memory(be); err == nil && m.Limit > 0 {
+			return m.Limit - m.InUse
+		}
 	}
 	gpus, err := cuda.Devices()
 	if err != nil || len(gpus) == 0 {

@@ -21,14 +21,19 @@ func TestMemoryPolicy(t *testing.T) {
 		name, setting string
 		free          int64
 		want          string
+		kept          [2]int // of 32 layers, from … to
 	}{
-		{"H100", "auto", 70 << 30, layerwise.MemorySave},
-		{"T4", "auto", 10 << 30, layerwise.MemoryRecompute},
-		{"T4, kept all the same", "off", 10 << 30, layerwise.MemorySave},
-		{"H100, again all the same", "on", 70 << 30, layerwise.MemoryRecompute},
-		{"unknown", "auto", 0, layerwise.MemorySave},
+		{"H100", "auto", 70 << 30, layerwise.MemorySave, [2]int{0, 0}},
+		{"T4", "auto", 10 << 30, layerwise.MemoryRecompute, [2]int{5, 25}},
+		{"nothing to spare", "auto", 2 << 30, layerwise.MemoryRecompute, [2]int{0, 0}},
+		{"T4, kept all the same", "off", 10 << 30, layerwise.MemorySave, [2]int{0, 0}},
+		{"H100, again all the same", "on", 70 << 30, layerwise.MemoryRecompute, [2]int{0, 0}},
+		{"unknown", "auto", 0, layerwise.MemorySave, [2]int{0, 0}},
 	} {
-		got, fit := memoryPolicy(tt.setting, c, 4, 1024, 2, tt.free)
+		got, kept, fit := memoryPolicy(tt.setting, c, 4, 1024, 2, tt.free)
+		if kept < tt.kept[0] || kept > tt.kept[1] {
+			t.Errorf("%s: %d layers kept, want %d to %d", tt.name, kept, tt.kept[0], tt.kept[1])
+		}
 		if got != tt.want || !strings.Contains(fit, "activations") {
 			t.Errorf("%s: %s (%s), want %s", tt.name, got, fit, tt.want)
 		}

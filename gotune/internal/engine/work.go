@@ -229,9 +229,9 @@ func (w *worker) loopConfig() train.Config {
 func (w *worker) options() layerwise.TrainOptions {
 	t := w.config
 	longest := w.plan.Buckets[len(w.plan.Buckets)-1]
-	memory, fit := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
+	memory, kept, fit := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
 	w.update(func(i *gotune.RunInfo) { i.Fit = fit })
-	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, Memory: memory}
+	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, Memory: memory, Kept: kept}
 }
 
 // begin returns the last checkpoint and its adapter, or nil and a new adapter.

@@ -38,6 +38,9 @@ type TrainOptions struct {
 	Optim string
 	// Memory is MemoryAuto, MemorySave or MemoryRecompute; "" means MemoryAuto.
 	Memory string
+	// Kept is for MemoryRecompute the number of layers, counted from the last, that
+	// keep their residuals all the same, as memory allows; more than there are means all.
+	Kept int
 	// LossScale is the first loss scale of float16 training; 0 means 65536. Other
 	// compute dtypes use none.
 	LossScale float64
@@ -50,6 +53,9 @@ func (o *TrainOptions) validate() error {
 	if o.MaxGradNorm < 0 || o.WeightDecay < 0 || o.Beta1 < 0 || o.Beta1 >= 1 || o.Beta2 < 0 || o.Beta2 >= 1 || o.Eps < 0 || o.LossScale < 0 {
 		return fmt.Errorf("layerwise: gradient norm limit %v, weight decay %v, betas %v and %v, epsilon %v, loss scale %v: want none negative and betas below 1",
 			o.MaxGradNorm, o.WeightDecay, o.Beta1, o.Beta2, o.Eps, o.LossScale)
+	}
+	if o.Kept < 0 {
+		return fmt.Errorf("layerwise: %d kept layers, want 0 or more", o.Kept)
 	}
 	if o.Beta1 == 0 {
 		o.Beta1 = 0.9
@@ -73,6 +79,18 @@ func (o *TrainOptions) validate() error {
 	return optim.Check(o.Optim)
 }
 
+// keeps is what each of n layers keeps from forward to backward. The last layers
+// come first in the backward pass: their residuals are gone the soonest.
+func (o *TrainOptions) keeps(n int) []keep {
+	out := make([]keep, n)
+	for i := range out {
+		if o.Memory == MemorySave || i >= n-o.Kept {
+			out[i] = keepResiduals
+		}
+	}
+	return out
+}
+
 // Trainer trains one adapter on a frozen base. It implements train.Stepper.
 type Trainer struct {
 	base   *Base
@@ -80,7 +98,7 @@ type Trainer struct {
 	adam   optim.AdamW
 	config lora.Config
 	ad     *DeviceAdapter
-	keep   keep
+	keep   []keep // of each layer
 
 	first, second compute.Buffer   // AdamW's m and v, f32 [N]
 	zeros         []compute.Buffer // a zero gradient for each layer, f32 [n]
@@ -98,12 +116,9 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t = &Trainer{base: b, opt: o, config: a.Config, keep: keepResiduals,
+	t = &Trainer{base: b, opt: o, config: a.Config, keep: o.keeps(len(b.layers)),
 		adam:  optim.AdamW{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay},
 		scale: newLossScale(b.dt, o.LossScale)}
-	if o.Memory == MemoryRecompute {
-		t.keep = keepNothing
-	}
 	if t.ad, err = b.upload(a); err != nil {
 		return nil, err
 	}
@@ -238,7 +253,7 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 		}
 	}()
 	for i := range b.layers {
-		y, r, err := b.forwardLayer(i, c, t.ad, t.opt.Dropout, t.keep, inputs[i])
+		y, r, err := b.forwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], inputs[i])
 		if err != nil {
 			return err
 		}
@@ -266,7 +281,7 @@ func (t *Trainer) backward(g *gradients, c *passContext, inputs []compute.Buffer
 	sums := make([]compute.Buffer, len(b.layers))
 	for i := len(b.layers) - 1; i >= lowest; i-- {
 		before := g.sums[i]
-		dx, sum, err := b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep, inputs[i], dy, before, g.shared, saved[i])
+		dx, sum, err := b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], inputs[i], dy, before, g.shared, saved[i])
 		saved[i] = nil
 		if err != nil {
 			drop(sums...)

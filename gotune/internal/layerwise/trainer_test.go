@@ -2,6 +2,7 @@ package layerwise
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -129,14 +130,16 @@ func TestDropoutMask(t *testing.T) {
 }
 
 // With dropout the gradients are those of the loss that the same masks give, in
-// both memory policies: directional finite differences of the forward pass.
+// all memory policies: directional finite differences of the forward pass.
 func TestDropoutGradient(t *testing.T) {
 	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
 	bt := goldenBatch(openGolden(t, "lora", "gqa_all", "expect.safetensors"))
 	a := loadAdapter(t, "lora", "gqa_all")
 	var first map[string][]float32
-	for _, memory := range []string{MemorySave, MemoryRecompute} {
-		tr := newTrainer(t, b, a, TrainOptions{Dropout: 0.3, Seed: 5, Memory: memory})
+	for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute, Kept: 99}} {
+		o.Dropout, o.Seed = 0.3, 5
+		memory := fmt.Sprint(o.Memory, " kept ", o.Kept)
+		tr := newTrainer(t, b, a, o)
 		grad := gradientOf(t, tr, bt)
 		if first == nil {
 			first = grad
@@ -146,6 +149,26 @@ func TestDropoutGradient(t *testing.T) {
 		for n, g := range grad {
 			near(t, memory+" "+n, g, first[n], 1e-6, 1e-4)
 		}
+	}
+}
+
+// The layers that keep their residuals are the last.
+func TestKeeps(t *testing.T) {
+	for _, tt := range []struct {
+		o    TrainOptions
+		want []keep
+	}{
+		{TrainOptions{Memory: MemorySave}, []keep{keepResiduals, keepResiduals, keepResiduals}},
+		{TrainOptions{Memory: MemoryRecompute}, []keep{keepNothing, keepNothing, keepNothing}},
+		{TrainOptions{Memory: MemoryRecompute, Kept: 2}, []keep{keepNothing, keepResiduals, keepResiduals}},
+		{TrainOptions{Memory: MemoryRecompute, Kept: 9}, []keep{keepResiduals, keepResiduals, keepResiduals}},
+	} {
+		if got := tt.o.keeps(3); !slices.Equal(got, tt.want) {
+			t.Errorf("%s, %d kept: %v, want %v", tt.o.Memory, tt.o.Kept, got, tt.want)
+		}
+	}
+	if err := (&TrainOptions{Kept: -1}).validate(); err == nil {
+		t.Error("a negative number of layers passes")
 	}
 }
 
