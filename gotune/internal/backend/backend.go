@@ -4,6 +4,10 @@
 //	xla:cpu   XLA on the CPU
 //	go        GoMLX's own backend in Go: slower, but it needs no plugin
 //
+// XLA compiles a program once for all processes of a machine: package cuda keeps what
+// it compiled in the user's cache folder (GOTUNE_PROGRAM_CACHE names another, or is
+// "off").
+//
 // A process opens a PJRT plugin once; [Open] returns the same backend for the
 // same name from then on.
 package backend
@@ -56,7 +60,8 @@ type Info struct {
 type opened struct {
 	compute compute.Backend
 	info    Info
-	client  *cuda.Client // nil for Go
+	client  *cuda.Client       // nil for Go
+	cache   *cuda.ProgramCache // nil without one
 }
 
 var (
@@ -103,6 +108,19 @@ func Memory(b compute.Backend) (cuda.MemoryStats, error) {
 		}
 	}
 	return cuda.MemoryStats{}, fmt.Errorf("memory of the device: backend %s has no account of it", b.Name())
+}
+
+// Programs counts the compiled programs that a backend's cache had and those that it
+// had not, zeros without a cache.
+func Programs(b compute.Backend) (found, missed int) {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, o := range open {
+		if o.compute == b && o.cache != nil {
+			return o.cache.Counts()
+		}
+	}
+	return 0, 0
 }
 
 func openAuto() (compute.Backend, error) {
@@ -167,6 +185,7 @@ func (o *opened) attach() (err error) {
 	default:
 		o.info.Cache = cache.Dir()
 	}
+	o.cache = cache
 	o.client, err = cuda.Attach(o.info.Plugin, cache)
 	return err
 }

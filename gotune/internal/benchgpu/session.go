@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gomlx/compute"
+
 	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune/internal/backend"
 	"github.com/gotune/gotune/gotune/internal/batch"
@@ -20,6 +22,7 @@ import (
 // session is a model on a device.
 type session struct {
 	ck      *model.Checkpoint
+	device  compute.Backend
 	base    *layerwise.Base
 	trace   *tracer
 	adapter *lora.Adapter
@@ -54,7 +57,7 @@ func (s *settings) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	ses := &session{trace: newTracer(be), before: before, plain: s.attention == layerwise.AttentionPlain}
+	ses := &session{device: be, trace: newTracer(be), before: before, plain: s.attention == layerwise.AttentionPlain}
 	if ses.ck, err = model.Open(s.model); err != nil {
 		return nil, err
 	}
@@ -142,6 +145,16 @@ func deviceUsed() int64 {
 // gib is the device memory that the session's process holds, in GiB: its pool,
 // which grows in steps and is never given back, so it is the peak from above.
 func (s *session) gib() float64 { return float64(deviceUsed()-s.before) / (1 << 30) }
+
+// peak is the largest amount of device memory that was in use at once, in GiB, by
+// XLA's account; 0 where it has none.
+func (s *session) peak() float64 {
+	m, err := backend.Memory(s.device)
+	if err != nil {
+		return 0
+	}
+	return float64(m.Peak) / (1 << 30)
+}
 
 // environment says on what all this runs.
 func environment(_ context.Context, args []string) error {

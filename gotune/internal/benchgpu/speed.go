@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/backend"
 	"github.com/gotune/gotune/gotune/internal/batch"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	"github.com/gotune/gotune/gotune/internal/lora"
@@ -49,6 +50,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 	lengths := fs.String("lengths", "512,1024,2048", "tokens of a row")
 	memories := fs.String("memory", "recompute,save", "memory policies")
 	rows := fs.Int("batch", 4, "rows")
+	kept := fs.Int("kept", 0, "layers that keep their residuals under recompute")
 	steps := fs.Int("steps", 6, "steps after the first")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -66,7 +68,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 			if err != nil {
 				return fmt.Errorf("-lengths %q: %w", *lengths, err)
 			}
-			if err := trainCase(ses, s.dtype, memory, *rows, n, *steps); err != nil {
+			if err := trainCase(ses, s.dtype, memory, *kept, *rows, n, *steps); err != nil {
 				failed = append(failed, fmt.Sprintf("%s S=%d: %v", memory, n, err))
 			}
 		}
@@ -78,8 +80,8 @@ func trainSpeed(ctx context.Context, args []string) error {
 }
 
 // trainCase measures one geometry.
-func trainCase(ses *session, dtype, memory string, rows, length, steps int) error {
-	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Memory: memory})
+func trainCase(ses *session, dtype, memory string, kept, rows, length, steps int) error {
+	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Memory: memory, Kept: kept})
 	if err != nil {
 		return err
 	}
@@ -119,6 +121,10 @@ func trainCase(ses *session, dtype, memory string, rows, length, steps int) erro
 	slices.Sort(took)
 	step := took[len(took)/2]
 	title := dtype + " " + memory
+	if kept > 0 {
+		title += fmt.Sprintf(" kept %d", kept)
+	}
+	found, missed := backend.Programs(ses.device)
 	if ses.base.Resident() > 0 {
 		title += " resident"
 	}
@@ -127,7 +133,7 @@ func trainCase(ses *session, dtype, memory string, rows, length, steps int) erro
 	}
 	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), "attention "+ses.base.Attention()+", "+strings.Join(programs, ", "), map[string]float64{
 		"tok/s": float64(rows*length) / step, "step ms": step * 1e3, "fastest ms": took[0] * 1e3, "inside calls ms": inside, "awaited step ms": awaitedStep.Seconds() * 1e3, "first step s": first.Seconds(),
-		"compile s": compile.Seconds(), "GiB": ses.gib(), "first loss": loss, "last loss": res.Loss})
+		"compile s": compile.Seconds(), "GiB": ses.gib(), "peak GiB": ses.peak(), "programs found": float64(found), "programs compiled": float64(missed), "first loss": loss, "last loss": res.Loss})
 	return nil
 }
 
