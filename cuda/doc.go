@@ -10,6 +10,16 @@
 //	cuda   wheel jax-cuda12-plugin or jax-cuda13-plugin with the nvidia-* wheels
 //	       beside it, as `pip install "jax[cuda13]"` lays them out
 //
+// # Compiled programs
+//
+// [Attach] puts entries in front of some of a plugin's own functions: what XLA
+// compiles is kept in the user's cache folder ([ProgramCache]) and loaded by later
+// processes. A program's key is the sha256 of its text and compile options, the plugin,
+// the device, the driver, the processor, XLA's flags and gotune's release. Programs
+// call gotune's kernels by name, never by address, so that they may be kept.
+// Measured on two CPU cores: the tests of package layerwise, 197 programs, take
+// 76 s when they compile them and 5 s when they find them, 19 MB.
+//
 // The package is the only one of gotune with cgo: it opens libcuda.so.1 by name
 // at run time, so programs start on machines without a GPU as well.
 package cuda
