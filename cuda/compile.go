@@ -100,7 +100,10 @@ func gtCompile(table C.int, args unsafe.Pointer) unsafe.Pointer {
 			return e
 		}
 		if err := c.inspect(a.loaded, p, key, cache); err != nil && cache != nil {
-			cache.log("compiled program %s: %v", p.Name, err)
+			cache.log("compiled program %s: %v; programs are not kept from now on", p.Name, err)
+			c.mu.Lock()
+			c.cache = nil // a full disk, or a plugin that can't: asking each time costs time
+			c.mu.Unlock()
 		}
 	}
 	p.Took = time.Since(start)

@@ -152,3 +152,19 @@ func TestProgramCacheDamage(t *testing.T) {
 		})
 	}
 }
+
+// A folder that can't be written costs one line, and programs go on being compiled.
+func TestProgramCacheUnwritable(t *testing.T) {
+	be, cache, lines := attachCache(t)
+	if err := os.RemoveAll(cache.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if p, _ := compileAndRun(t, be, 32); p.Cached {
+			t.Error("a program came from nowhere")
+		}
+	}
+	if len(*lines) != 1 || !strings.Contains((*lines)[0], "not kept") {
+		t.Errorf("log %q, want one line", *lines)
+	}
+}
