@@ -14,7 +14,7 @@
 // # What is measured
 //
 //	check     loss and adapter gradients of two layers of 7B shape against float32 on
-//	          the CPU: padded rows (fused attention) and packed ones (plain), dropout on. ‖g − ref‖ / ‖ref‖.
+//	          the CPU: padded rows and packed ones, dropout on. ‖g − ref‖ / ‖ref‖.
 //	load      seconds from a warm page cache to NF4 on the device
 //	train     tokens/s of optimizer steps: B rows of S tokens, all supervised, NF4,
 //	          LoRA r=64 on q and v, dropout 0.1, AdamW, clipping; median of the steps

@@ -14,14 +14,21 @@ import (
 type geometry struct {
 	b, s  int
 	fused bool
+	slots *slots // of a packed batch on fused attention, else nil
 }
 
 func (m geometry) key() string {
+	if m.slots != nil {
+		return fmt.Sprintf("B%d S%d fused %s", m.b, m.s, m.slots.key())
+	}
 	if m.fused {
 		return fmt.Sprintf("B%d S%d fused", m.b, m.s)
 	}
 	return fmt.Sprintf("B%d S%d", m.b, m.s)
 }
+
+// masks says whether a layer takes a mask, or places in its stead.
+func (m geometry) masks() bool { return !m.fused || m.slots != nil }
 
 func (m geometry) tokens() int { return m.b * m.s }
 
@@ -67,13 +74,13 @@ type attention struct {
 	geometry
 	heads, kv, dim int // H, K, d
 	window         int
-	bias           *Node // f32 [B, S, S]: 0, or masked; nil when fused
+	bias           *Node // f32 [B, S, S]: 0, or masked; nil when fused; the slots' places where there are slots
 	fused          fusedAttention
 }
 
 // saved is what attention keeps for its backward pass: q [B, K, S, G, d], k and v
 // [B, K, S, d], and the rows' log-sum-exp f32 [B, K, S, G]. Fused attention keeps
-// [B, S, H, d], [B, S, K, d] and [B, H, S].
+// [B, S, H, d], [B, S, K, d] and [B, H, S], or, with slots, [T, H, d], [T, K, d] and [P·H].
 type saved struct{ q, k, v, lse *Node }
 
 // block is a range of queries and the range of keys they can see.
@@ -140,6 +147,9 @@ func (a *attention) scores(q, k *Node, c block) *Node {
 // forward takes q [T, H, d], k and v [T, K, d] and returns o [T, H, d] and what
 // backward needs.
 func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
+	if a.slots != nil {
+		return (&slotted{a, a.bias}).forward(q, k, v)
+	}
 	if a.fused != nil {
 		s = &saved{q: a.split(q), k: a.split(k), v: a.split(v)}
 		o, s.lse = a.fused.forward(s.q, s.k, s.v)
@@ -169,6 +179,9 @@ func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
 //
 // (Dao et al., arXiv:2205.14135, section 3 and appendix B).
 func (a *attention) backward(s *saved, o, do *Node) (dq, dk, dv *Node) {
+	if a.slots != nil {
+		return (&slotted{a, a.bias}).backward(s, o, do)
+	}
 	if a.fused != nil {
 		dq, dk, dv = a.fused.backward(s.q, s.k, s.v, a.split(o), s.lse, a.split(do))
 		return a.merge(dq), a.merge(dk), a.merge(dv)

@@ -71,7 +71,6 @@ type attentionChoice struct {
 }
 
 // Attention says what training and prompts run on: "fused", or "plain: " and why.
-// Packed batches take plain attention in any case.
 func (b *Base) Attention() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,10 +180,11 @@ func relativeError(got, want *Node) *Node {
 // fuses says whether a batch takes fused attention. Causal attention over whole
 // rows is that of the documents when each row is one document with padding behind:
 // no token sees the padding, and what the padding sees reaches neither loss nor
-// gradient, for its own gradient is zero.
+// gradient, for its own gradient is zero. Packed rows
+// take it by way of [slots].
 func (b *Base) fuses(bt *batch.Batch) bool {
 	w := b.cfg.SlidingWindow
-	return bt.S >= fusedMinLength && (w <= 0 || w >= bt.S) && oneDocumentARow(bt) && b.attention().fused != nil
+	return bt.S >= fusedMinLength && (w <= 0 || w >= bt.S) && documentsAreWhole(bt) && b.attention().fused != nil
 }
 
 // oneDocumentARow says whether every row is at most one document, at its begin.

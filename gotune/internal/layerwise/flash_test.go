@@ -89,7 +89,8 @@ func TestFusedAttentionEqualsPlain(t *testing.T) {
 	}
 }
 
-// Only rows of at most one document, padded on the right, take fused attention.
+// Rows whose documents are whole take fused attention, by way of slots where there is
+// more than one document padded on the right.
 func TestWhichBatchesFuse(t *testing.T) {
 	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
 	b.choice = &attentionChoice{fused: plainFused{}}
@@ -104,12 +105,14 @@ func TestWhichBatchesFuse(t *testing.T) {
 		bt     *batch.Batch
 		window int
 		want   bool
+		slots  bool
 	}{
 		"padded right":  {bt: row(func([]int32) {}), want: true},
 		"other number":  {bt: row(func(g []int32) { fill(g[:s], 7) }), want: true},
-		"two documents": {bt: row(func(g []int32) { fill(g[10:s], 2) })},
-		"padded left":   {bt: row(func(g []int32) { fill(g[:5], 0) })},
+		"two documents": {bt: row(func(g []int32) { fill(g[10:s], 2) }), want: true, slots: true},
+		"padded left":   {bt: row(func(g []int32) { fill(g[:5], 0) }), want: true, slots: true},
 		"hole":          {bt: row(func(g []int32) { g[9] = 0 })},
+		"in two parts":  {bt: row(func(g []int32) { fill(g[9:20], 2) })},
 		"window":        {bt: row(func([]int32) {}), window: s - 1},
 		"wide window":   {bt: row(func([]int32) {}), window: s, want: true},
 		"short":         {bt: documentsARow(b.cfg.VocabSize, s-1)},
@@ -117,6 +120,9 @@ func TestWhichBatchesFuse(t *testing.T) {
 		b.cfg.SlidingWindow = c.window
 		if got := b.fuses(c.bt); got != c.want {
 			t.Errorf("%s: fused %t, want %t", name, got, c.want)
+		}
+		if got := c.want && !oneDocumentARow(c.bt); got != c.slots {
+			t.Errorf("%s: slots %t, want %t", name, got, c.slots)
 		}
 	}
 }

@@ -19,14 +19,15 @@ const (
 )
 
 // passContext is what all layers of one pass share, made by the embedding program.
-// There is no bias with fused attention.
+// There is no bias with fused attention; where the geometry has slots, their places
+// stand for it.
 type passContext struct {
 	geometry
 	cos, sin, bias, keys compute.Buffer
 }
 
 func (c *passContext) buffers() []compute.Buffer {
-	if c.fused {
+	if !c.masks() {
 		return []compute.Buffer{c.cos, c.sin, c.keys}
 	}
 	return []compute.Buffer{c.cos, c.sin, c.keys, c.bias}
@@ -95,7 +96,7 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 func (k *layerKind) split(in []*Node, n int) (own []*Node, common layerInputs) {
 	own, rest := in[:n], in[n:]
 	common.cos, common.sin, common.keys, rest = rest[0], rest[1], rest[2], rest[3:]
-	if !k.fused {
+	if k.masks() {
 		common.bias, rest = rest[0], rest[1:]
 	}
 	if len(k.lora) > 0 {
@@ -143,7 +144,13 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 		return nil, nil, err
 	}
 	c = &passContext{geometry: m, cos: out[1], sin: out[2], keys: out[3]}
-	if !m.fused {
+	switch {
+	case m.slots != nil:
+		if c.bias, err = b.dev.upload(m.slots.places, dtypes.Int32, len(m.slots.places)); err != nil {
+			drop(out...)
+			return nil, nil, err
+		}
+	case !m.fused:
 		c.bias = out[4]
 	}
 	return out[0], c, nil
@@ -239,6 +246,9 @@ func (b *Base) packBatch(bt *batch.Batch, k0, k1 uint32, gradScale float64) (m g
 		return m, md, nil, 0, err
 	}
 	m = geometry{b: bt.B, s: bt.S, fused: b.fuses(bt)}
+	if m.fused && !oneDocumentARow(bt) {
+		m.slots = slotsOf(bt)
+	}
 	md = b.metaFor(m)
 	flat, n := md.pack(bt, k0, k1, gradScale)
 	buf, err = b.dev.upload(flat, dtypes.Int32, len(flat))

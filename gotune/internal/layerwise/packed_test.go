@@ -1,0 +1,113 @@
+package layerwise
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/lora"
+	"github.com/gotune/gotune/gotune/internal/oracle"
+)
+
+// packedRows holds rows of the documents whose lengths are given, padded to s.
+func packedRows(t testing.TB, vocab, s int, pieces ...[]int) *batch.Batch {
+	rng := rand.New(rand.NewPCG(6, 6))
+	var rows []batch.Example
+	for _, p := range pieces {
+		e := batch.Example{Pieces: p}
+		for _, n := range p {
+			for range n {
+				id := int32(rng.IntN(vocab))
+				e.IDs, e.Labels = append(e.IDs, id), append(e.Labels, id)
+			}
+		}
+		rows = append(rows, e)
+	}
+	bt, err := batch.Collator{Buckets: []int{s}}.Collate(rows, len(rows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bt
+}
+
+// Packed rows on fused attention give the loss and gradients of plain attention
+// with a mask over the whole row, in float32 and with grouped heads.
+func TestPackedFusedEqualsPlain(t *testing.T) {
+	dir := oracle.Dir(t, "llama", "gqa")
+	plain := loadDir(t, dir, LoadOptions{})
+	bt := packedRows(t, plain.cfg.VocabSize, 96, []int{50, 30, 16}, []int{5, 1, 20, 33}, []int{96})
+	a, err := lora.New(lora.Config{R: 4, Alpha: 8, TargetModules: []string{"q_proj", "k_proj", "v_proj", "down_proj"}}, plain.cfg, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	for _, m := range a.Modules {
+		for i := range m.B {
+			m.B[i] = float32(rng.NormFloat64()) * 0.05
+		}
+	}
+	want := gradientOf(t, newTrainer(t, plain, a, TrainOptions{}), bt)
+	fused := loadDir(t, dir, LoadOptions{})
+	fused.choice = &attentionChoice{fused: plainFused{}}
+	for _, memory := range []string{MemorySave, MemoryRecompute} {
+		got := gradientOf(t, newTrainer(t, fused, a, TrainOptions{Memory: memory}), bt)
+		for name, w := range want {
+			near(t, memory+" "+name, got[name], w, 1e-6, 1e-4)
+		}
+	}
+	m, _, buf, _, err := fused.packBatch(bt, 0, 0, 1)
+	if err != nil || m.slots == nil {
+		t.Fatalf("geometry %+v, %v; want slots", m, err)
+	}
+	drop(buf)
+}
+
+// Every document has a row that holds it, and every token one place.
+func TestSlotsHoldEveryBatch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	shapes := map[string]bool{}
+	for range 300 {
+		const b, s = 4, 1024
+		var pieces [][]int
+		for range b {
+			var p []int
+			for left := s; left > 0; {
+				n := min(left, 1+rng.IntN(1+rng.IntN(s)))
+				p, left = append(p, n), left-n
+				if rng.IntN(12) == 0 {
+					break
+				}
+			}
+			pieces = append(pieces, p)
+		}
+		bt := packedRows(t, 100, s, pieces...)
+		sl := slotsOf(bt)
+		shapes[sl.key()] = true
+		p := sl.size()
+		for i, seg := range bt.Segments {
+			at := int(sl.places[p+i])
+			if seg == 0 {
+				if at != p {
+					t.Fatalf("padding %d has place %d, want none (%d)", i, at, p)
+				}
+				continue
+			}
+			if at >= p || int(sl.places[at]) != i {
+				t.Fatalf("token %d of pieces %v has place %d of %d in %s", i, pieces, at, p, sl.key())
+			}
+			if bt.Positions[i] > 0 && int(sl.places[at-1]) != i-1 {
+				t.Fatalf("token %d does not stand behind its predecessor", i)
+			}
+		}
+	}
+	if len(shapes) > 4 {
+		t.Errorf("%d shapes of attention for one shape of batch, want few: %v", len(shapes), shapes)
+	}
+	for docs := 1; docs < 9000; docs *= 3 {
+		for _, c := range slotClassesFor(4, 1024, docs) {
+			if c.n < 1 || c.length < slotMultiple || c.length%slotMultiple != 0 {
+				t.Errorf("%d documents: rows %+v", docs, c)
+			}
+		}
+	}
+}
