@@ -78,6 +78,7 @@ func all(ctx context.Context, args []string) error {
 		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024", "-memory", "recompute,auto")
 		jobs[len(jobs)-1].env = []string{fmt.Sprintf("%s=%.4f", backend.EnvMemoryFraction, t4Bytes/float64(d[0].TotalBytes))}
 	}
+	add("packed", self, "packed", "-model", whole)
 	add("decode", self, "decode", "-model", whole)
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(*models, "merged"))
 	if *peers != "" {

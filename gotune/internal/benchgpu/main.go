@@ -38,7 +38,7 @@ import (
 // stages by name.
 var stages = map[string]func(ctx context.Context, args []string) error{
 	"all": all, "env": environment, "reference": reference, "check": check,
-	"load": load, "train": trainSpeed, "decode": decode, "merge": merge,
+	"load": load, "train": trainSpeed, "decode": decode, "merge": merge, "packed": packedSpeed,
 }
 
 func main() {

@@ -35,11 +35,12 @@
 // device; its gradient may differ in the last bits from run to run. Packed rows take
 // it too: for attention alone each document is copied to a row of its own (packed.go),
 // in few shapes; 9 to 16 documents in 4 rows of 1,024 tokens into 2.8 times their
-// tokens, 2.3 times the scores of the packed rows; cuDNN's own packed form would need Hopper and is left out. That path is held
-// against plain attention on a CPU; its speed on a GPU is still to be measured. Sliding
-// windows shorter than a row, a T4 and a CPU take plain attention, whose scores exist
-// for an eighth of a row's queries at a time. GOTUNE_ATTENTION=plain turns the fused
-// one off; [Base.Attention] says what is used.
+// tokens, 2.3 times the scores of the packed rows. cuDNN's own packed form needs Hopper
+// and is left out. That path is held against plain attention on a CPU; its speed on a
+// GPU is still to be measured (benchgpu packed). Sliding windows shorter than a row, a
+// T4 and a CPU take plain attention, whose scores exist for an eighth of a row's
+// queries at a time. GOTUNE_ATTENTION=plain turns the fused one off; [Base.Attention]
+// says what is used.
 //
 // # Calls
 //
