@@ -19,6 +19,8 @@
 //	train     tokens/s of optimizer steps: B rows of S tokens, all supervised, NF4,
 //	          LoRA r=64 on q and v, dropout 0.1, AdamW, clipping; median of the steps
 //	          after the first, whose seconds (compilation) are reported beside it
+//	packed    useful tokens/s (padding not counted) on documents of real lengths (log-normal, mean
+//	          350, cut at 1,024): padded batches of 4, grouped by length, and packed rows
 //	decode    logits of a token read behind a prompt and with it; tokens/s of greedy streams,
 //	          with the adapter and without, picked on the device, on the host, and the time of
 //	          each program with calls awaited; batches (-batches) of ragged prompts
