@@ -22,20 +22,7 @@ type hostWeight struct {
 	packed     *quant.Tensor // nil when kept plain
 	plain      safetensors.Tensor
 	bias       []float32 // nil without
-	room       []byte    // whole blocks of codes, packed's at the front; nil if packed lies elsewhere
-}
-
-// joined returns the codes of consecutive weights as one run, if they lie so in
-// one room.
-func joined(hs []hostWeight) []byte {
-	n := 0
-	for _, h := range hs {
-		if h.room == nil {
-			return nil
-		}
-		n += len(h.room)
-	}
-	return hs[0].room[:n]
+	room       *room     // what packed lies in; nil if elsewhere
 }
 
 // alike says whether two projections can share one matrix.
@@ -48,34 +35,28 @@ func (h *hostWeight) alike(o hostWeight) bool {
 }
 
 // hostWeight reads a projection and its bias, and quantizes it, if asked, into
-// the front of room.
-func (l *loader) hostWeight(layer int, proj string, room []byte) (h hostWeight, err error) {
+// room.
+func (l *loader) hostWeight(layer int, proj string, room *room) (h hostWeight, err error) {
 	if err = l.ctx.Err(); err != nil {
 		return h, err
 	}
 	h.proj, h.name = proj, l.cfg.Weight(layer, proj)
 	h.out, h.in = l.cfg.ProjShape(proj)
 	packed, ok, err := l.ck.Quantized(h.name)
-	if err != nil {
+	switch {
+	case err != nil:
 		return h, err
-	}
-	if ok {
+	case ok:
 		h.packed = packed
 		l.done.Add(packed.Bytes())
-	} else {
-		if h.plain, err = l.read(h.name); err != nil {
-			return h, err
-		}
-		if l.opt.Quant != QuantNone {
-			h.room = room[:codeBytes(h.out*h.in, l.opt.BlockSize)]
-			h.packed, err = quant.QuantizeTensorInto(h.room, quant.Type(l.opt.Quant), h.plain, l.opt.BlockSize, l.opt.DoubleQuant)
-			if err != nil {
-				return h, fmt.Errorf("layerwise: quantize %s: %w", h.name, err)
-			}
-			clear(h.room[len(h.packed.Codes):])
-			h.plain = safetensors.Tensor{}
-			l.ck.Drop(h.name)
-		}
+	case l.opt.Quant == QuantNone:
+		h.plain, err = l.read(h.name)
+	default:
+		h.room = room
+		h.packed, err = l.quantize(h.name, room, h.out*h.in)
+	}
+	if err != nil {
+		return h, err
 	}
 	if name, ok := l.cfg.Bias(layer, proj); ok {
 		t, err := l.read(name)
@@ -87,6 +68,24 @@ func (l *loader) hostWeight(layer int, proj string, room []byte) (h hostWeight, 
 		}
 	}
 	return h, nil
+}
+
+// quantize packs n weights into the next part of room.
+func (l *loader) quantize(name string, room *room, n int) (*quant.Tensor, error) {
+	r, spec, err := l.ck.Reader(name)
+	if err != nil {
+		return nil, err
+	}
+	blocks := (n + l.opt.BlockSize - 1) / l.opt.BlockSize
+	part := room.take(blocks)
+	q, err := quant.QuantizeFrom(part, quant.Type(l.opt.Quant), spec, r, l.opt.BlockSize, l.opt.DoubleQuant)
+	if err != nil {
+		return nil, fmt.Errorf("layerwise: quantize %s: %w", name, err)
+	}
+	clear(part.Codes[len(q.Codes):])
+	size, _ := spec.Bytes() // QuantizeFrom has computed it already
+	l.done.Add(size)
+	return q, nil
 }
 
 // upload puts projections that are alike on the device as one group.
@@ -136,24 +135,15 @@ func (l *loader) push(g *group, flat any, dt dtypes.DType, dims ...int) error {
 
 // uploadPacked lays codes and scales out as groupSpec describes.
 func (l *loader) uploadPacked(g *group, hs []hostWeight) error {
-	codes := joined(hs)
-	if codes == nil {
-		codes = make([]byte, g.totalBlocks()*g.block/2)
-		at := 0
-		for i, h := range hs {
-			copy(codes[at:], h.packed.Codes)
-			at += g.blocks(g.parts[i]) * g.block / 2
-		}
+	r := hs[0].room
+	if r != nil && !r.full(len(hs)) {
+		r = nil
 	}
-	if err := l.push(g, codes, dtypes.Uint8, len(codes)); err != nil {
+	if err := l.pushCodes(g, hs, r); err != nil {
 		return err
 	}
 	if !g.nested {
-		var absmax []float32
-		for _, h := range hs {
-			absmax = append(absmax, h.packed.Absmax...)
-		}
-		return l.push(g, absmax, dtypes.Float32, len(absmax))
+		return l.pushScales(g, hs, r)
 	}
 	var scales []byte
 	var absmax2, offset []float32
@@ -173,6 +163,47 @@ func (l *loader) uploadPacked(g *group, hs []hostWeight) error {
 	m := len(absmax2)
 	return firstError(l.push(g, scales, dtypes.Uint8, m, nestedBlock),
 		l.push(g, absmax2, dtypes.Float32, m), l.push(g, offset, dtypes.Float32, m))
+}
+
+// pushCodes uploads the group's codes, or takes them over from r, which is nil if
+// they do not fill one room.
+func (l *loader) pushCodes(g *group, hs []hostWeight, r *room) error {
+	if r != nil && r.codesBuf != nil {
+		g.bufs, r.codesBuf = append(g.bufs, r.codesBuf), nil
+		return nil
+	}
+	if r != nil {
+		return l.push(g, r.codes, dtypes.Uint8, len(r.codes))
+	}
+	buf, err := filled(l.dev, dtypes.Uint8, func(codes []byte) error {
+		for i, h := range hs {
+			dst := codes[:g.blocks(g.parts[i])*g.block/2]
+			parallel.For(len(h.packed.Codes), 1<<20, func(from, to int) { copy(dst[from:to], h.packed.Codes[from:to]) })
+			clear(dst[len(h.packed.Codes):])
+			codes = codes[len(dst):]
+		}
+		return nil
+	}, g.totalBlocks()*g.block/2)
+	if err == nil {
+		g.bufs = append(g.bufs, buf)
+	}
+	return err
+}
+
+// pushScales is pushCodes for scales that are not quantized themselves.
+func (l *loader) pushScales(g *group, hs []hostWeight, r *room) error {
+	if r != nil && r.absmaxBuf != nil {
+		g.bufs, r.absmaxBuf = append(g.bufs, r.absmaxBuf), nil
+		return nil
+	}
+	if r != nil {
+		return l.push(g, r.absmax, dtypes.Float32, len(r.absmax))
+	}
+	var absmax []float32
+	for _, h := range hs {
+		absmax = append(absmax, h.packed.Absmax...)
+	}
+	return l.push(g, absmax, dtypes.Float32, len(absmax))
 }
 
 // uploadPlain joins plain weights row-wise in the compute dtype.

@@ -141,7 +141,7 @@ type loader struct {
 	done   atomic.Int64 // bytes read
 	total  int64
 	host   chan hostGroup // what is quantized and not uploaded yet
-	rooms  chan []byte    // buffers for codes that are free
+	rooms  chan *room     // room for codes and scales that is free
 }
 
 func (l *loader) all() (err error) {
@@ -198,10 +198,13 @@ func (l *loader) groups(w *layerWeights) error {
 	if !ok {
 		return l.ctx.Err() // the only thing that ends the reader early without a word
 	}
+	defer func() {
+		next.room.free()
+		l.rooms <- next.room
+	}()
 	if next.err != nil {
 		return next.err
 	}
-	defer func() { l.rooms <- next.room }()
 	loaded := next.weights
 	for from := 0; from < len(loaded); {
 		to := from + 1
@@ -273,6 +276,13 @@ func (l *loader) table2D(name string) (compute.Buffer, error) {
 func (l *loader) uploadAs(t safetensors.Tensor, dims ...int) (compute.Buffer, error) {
 	if flat, ok := hostView(t, l.dt); ok {
 		return l.dev.upload(flat, l.dt, dims...)
+	}
+	if l.dt == dtypes.Float32 {
+		buf, err := filled(l.dev, l.dt, func(flat []float32) error { return t.Float32Into(flat, 0, len(flat)) }, dims...)
+		if err != nil {
+			return nil, fmt.Errorf("layerwise: load %s: %w", t.Name, err)
+		}
+		return buf, nil
 	}
 	flat, err := t.Float32()
 	if err != nil {

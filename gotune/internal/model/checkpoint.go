@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -215,6 +216,17 @@ func (ck *Checkpoint) Tensor(name string) (safetensors.Tensor, error) {
 		return safetensors.Tensor{}, &safetensors.NotFoundError{Path: ck.dir, Tensor: name, Have: len(ck.names)}
 	}
 	return f.Tensor(name)
+}
+
+// Reader returns the bytes of a stored tensor to be read a piece at a time, which
+// is faster than the view for weights that are read once: see
+// [safetensors.File.Reader].
+func (ck *Checkpoint) Reader(name string) (io.ReaderAt, safetensors.Spec, error) {
+	f := ck.owner[name]
+	if f == nil {
+		return nil, safetensors.Spec{}, &safetensors.NotFoundError{Path: ck.dir, Tensor: name, Have: len(ck.names)}
+	}
+	return f.Reader(name)
 }
 
 // Quantized returns a weight that bitsandbytes packed; ok is false if the weight

@@ -3,10 +3,11 @@ package quant
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"math/bits"
 	"slices"
-	"sync/atomic"
+	"sync"
 
 	"github.com/gotune/gotune/gotune/internal/parallel"
 	"github.com/gotune/gotune/gotune/internal/safetensors"
@@ -65,61 +66,110 @@ func (e *ValueError) Error() string {
 // quantization may differ where its mean of the scales is rounded differently. It
 // returns a [*ValueError] if a weight is not finite.
 func Quantize(typ Type, shape []int, w []float32, blockSize int, double bool) (*Tensor, error) {
-	t, c, err := newTensor(typ, shape, len(w), blockSize, nil)
+	t, c, err := newTensor(typ, shape, len(w), blockSize, Room{})
 	if err != nil {
 		return nil, err
 	}
 	t.DType = "float32"
-	return t, t.fill(double, func(from, to int) int {
-		return c.packBlocks(t, from, w[from*t.BlockSize:min(to*t.BlockSize, len(w))])
+	return t, t.fill(double, func(from, to int) (int, error) {
+		return c.packBlocks(t, from, w[from*t.BlockSize:min(to*t.BlockSize, len(w))]), nil
 	})
 }
 
 // QuantizeTensor packs an F32, F16 or BF16 tensor without a float32 copy. The
 // result is that of [Quantize] on its values; DType tells the original type.
 func QuantizeTensor(typ Type, w safetensors.Tensor, blockSize int, double bool) (*Tensor, error) {
-	return QuantizeTensorInto(nil, typ, w, blockSize, double)
+	return quantize(Room{}, typ, w.Spec(), int64(len(w.Data)), blockSize, double, func() source {
+		return func(from, n int) ([]byte, error) { return w.Data[from:][:n], nil }
+	})
 }
 
-// QuantizeTensorInto is [QuantizeTensor] with the codes in room, if its length
-// holds them: fresh memory costs as much time as finding the codes.
-func QuantizeTensorInto(room []byte, typ Type, w safetensors.Tensor, blockSize int, double bool) (*Tensor, error) {
-	size, names := w.DType.Size(), map[safetensors.DType]string{
+// Room is memory lent for a result, used where it is long enough: fresh memory
+// costs as much time as finding the codes.
+type Room struct {
+	Codes  []byte
+	Absmax []float32
+}
+
+// QuantizeFrom is [QuantizeTensor] for a tensor described by spec, whose bytes
+// come from r a piece at a time and in any order, with the result in room.
+func QuantizeFrom(room Room, typ Type, spec safetensors.Spec, r io.ReaderAt, blockSize int, double bool) (*Tensor, error) {
+	size, err := spec.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("quant: %w", err)
+	}
+	return quantize(room, typ, spec, size, blockSize, double, func() source {
+		var buf []byte
+		return func(from, n int) ([]byte, error) {
+			buf = slices.Grow(buf[:0], n)[:n]
+			if got, err := r.ReadAt(buf, int64(from)); got < n {
+				return nil, fmt.Errorf("read bytes %d to %d of %d: %w", from, from+n, size, err)
+			}
+			return buf, nil
+		}
+	})
+}
+
+// source returns n bytes of a tensor, valid until its next call.
+type source func(from, n int) ([]byte, error)
+
+// readSize is how many bytes are read at a time: few enough for a core's own
+// cache, enough that a call's cost is small beside them.
+const readSize = 128 << 10
+
+// quantize packs the tensor whose bytes the sources give, one for each core.
+func quantize(room Room, typ Type, spec safetensors.Spec, bytes int64, blockSize int, double bool, open func() source) (*Tensor, error) {
+	size, names := spec.DType.Size(), map[safetensors.DType]string{
 		safetensors.F32: "float32", safetensors.F16: "float16", safetensors.BF16: "bfloat16",
 	}
-	if names[w.DType] == "" {
-		return nil, fmt.Errorf("quant: tensor %q has the type %s, wanted F32, F16 or BF16", w.Name, w.DType)
+	if names[spec.DType] == "" {
+		return nil, fmt.Errorf("quant: tensor %q has the type %s, wanted F32, F16 or BF16", spec.Name, spec.DType)
 	}
-	n := len(w.Data) / size
-	t, c, err := newTensor(typ, w.Shape, n, blockSize, room)
+	n := int(bytes) / size
+	t, c, err := newTensor(typ, spec.Shape, n, blockSize, room)
 	if err != nil {
-		return nil, fmt.Errorf("%w (tensor %q)", err, w.Name)
+		return nil, fmt.Errorf("%w (tensor %q)", err, spec.Name)
 	}
-	t.DType = names[w.DType]
-	// The values are widened a piece at a time, into a buffer that stays in the
-	// nearest cache.
-	piece := max(2048/t.BlockSize, 1)
-	err = t.fill(double, func(from, to int) int {
-		buf := make([]float32, piece*t.BlockSize)
-		for b := from; b < to; b += piece {
+	t.DType = names[spec.DType]
+	read := max(readSize/size/t.BlockSize, 1) // blocks
+	err = t.fill(double, func(from, to int) (int, error) {
+		get, wide := open(), make([]float32, max(2048, t.BlockSize))
+		for b := from; b < to; b += read {
 			first := b * t.BlockSize
-			part := buf[:min(min(b+piece, to)*t.BlockSize, n)-first]
-			widen(w.DType, part, w.Data[first*size:])
-			if bad := c.packBlocks(t, b, part); bad >= 0 {
-				return bad
+			raw, err := get(first*size, (min(min(b+read, to)*t.BlockSize, n)-first)*size)
+			if err != nil {
+				return -1, err
+			}
+			if bad := c.packRaw(t, b, spec.DType, raw, wide); bad >= 0 {
+				return bad, nil
 			}
 		}
-		return -1
+		return -1, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w (tensor %q)", err, w.Name)
+		return nil, fmt.Errorf("%w (tensor %q)", err, spec.Name)
 	}
 	return t, nil
 }
 
+// packRaw packs raw values, which begin with block number first. They are widened
+// a piece at a time into wide, a whole number of blocks that stays in the nearest
+// cache. It returns the number of the first block that it could not pack, or -1.
+func (c *codec) packRaw(t *Tensor, first int, dt safetensors.DType, raw []byte, wide []float32) int {
+	for size := dt.Size(); len(raw) > 0; first += len(wide) / t.BlockSize {
+		part := wide[:min(len(wide), len(raw)/size)]
+		widen(dt, part, raw)
+		if bad := c.packBlocks(t, first, part); bad >= 0 {
+			return bad
+		}
+		raw = raw[len(part)*size:]
+	}
+	return -1
+}
+
 // newTensor checks the arguments and makes room for the result, where the given
 // room is too small.
-func newTensor(typ Type, shape []int, n, blockSize int, room []byte) (*Tensor, *codec, error) {
+func newTensor(typ Type, shape []int, n, blockSize int, room Room) (*Tensor, *codec, error) {
 	c := codecs[typ]
 	if c == nil {
 		return nil, nil, fmt.Errorf("quant: unknown code %q, wanted %q or %q", typ, NF4, FP4)
@@ -138,13 +188,17 @@ func newTensor(typ Type, shape []int, n, blockSize int, room []byte) (*Tensor, *
 		return nil, nil, fmt.Errorf("quant: found %d weights, but the shape %v wants %d", n, shape, bytes)
 	}
 	t := &Tensor{Type: typ, Shape: slices.Clone(shape), BlockSize: blockSize}
-	if need := (n + 1) / 2; len(room) >= need {
-		t.Codes = room[:need:need]
-	} else {
-		t.Codes = make([]byte, need)
-	}
-	t.Absmax = make([]float32, (n+blockSize-1)/blockSize)
+	t.Codes = lent(room.Codes, (n+1)/2)
+	t.Absmax = lent(room.Absmax, (n+blockSize-1)/blockSize)
 	return t, c, nil
+}
+
+// lent returns the first n elements of room, or fresh ones if it has fewer.
+func lent[E any](room []E, n int) []E {
+	if len(room) < n {
+		return make([]E, n)
+	}
+	return room[:n:n]
 }
 
 func checkBlockSize(n int) error {
@@ -156,18 +210,26 @@ func checkBlockSize(n int) error {
 
 // fill runs pack over all blocks in parallel, and then quantizes the scales if
 // double is set. pack returns the number of the first block that it could not
-// pack, or -1.
-func (t *Tensor) fill(double bool, pack func(from, to int) int) error {
-	var bad atomic.Int64
-	bad.Store(math.MaxInt64)
+// pack, or -1, and what else failed.
+func (t *Tensor) fill(double bool, pack func(from, to int) (int, error)) error {
+	var mu sync.Mutex
+	first, failed := math.MaxInt, error(nil)
 	parallel.For(len(t.Absmax), 256, func(from, to int) {
-		if b := int64(pack(from, to)); b >= 0 {
-			for old := bad.Load(); b < old && !bad.CompareAndSwap(old, b); old = bad.Load() {
-			}
+		bad, err := pack(from, to)
+		mu.Lock()
+		defer mu.Unlock()
+		if bad >= 0 {
+			first = min(first, bad)
+		}
+		if failed == nil {
+			failed = err
 		}
 	})
-	if b := bad.Load(); b < math.MaxInt64 {
-		return &ValueError{int(b), int(b) * t.BlockSize}
+	if failed != nil {
+		return fmt.Errorf("quant: %w", failed)
+	}
+	if first < math.MaxInt {
+		return &ValueError{first, first * t.BlockSize}
 	}
 	if double {
 		t.Nested = newNested(t.Absmax)

@@ -18,7 +18,8 @@
 // [Open] maps the file and checks its whole header, so a [Tensor] handed out
 // later is known to lie inside the file. Its Data is a view of the mapping, valid
 // until [File.Close]. [File.Drop] gives a tensor's pages back, so that reading a
-// model of any size keeps about one tensor in memory.
+// model of any size keeps about one tensor in memory. [File.Reader] copies values
+// out instead, a piece at a time, which is the faster way to read each of them once.
 //
 // # Writing
 //

@@ -1,6 +1,7 @@
 package safetensors
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +15,7 @@ type File struct {
 	header *header
 	data   []byte // the whole file, mapped
 	unmap  func() error
+	open   *os.File
 }
 
 // Open maps the file at path and checks its header. The errors are
@@ -22,12 +24,16 @@ type File struct {
 //
 // The file must not be shortened while it is open: the system ends a process
 // that reads a mapped page behind a file's end.
-func Open(path string) (*File, error) {
+func Open(path string) (opened *File, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}
-	defer f.Close()
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: open %s: %w", path, err)
@@ -55,17 +61,18 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: map %s (%d bytes): %w", path, info.Size(), err)
 	}
-	return &File{path, h, data, unmap}, nil
+	return &File{path, h, data, unmap, f}, nil
 }
 
-// Close unmaps the file. The Data of its tensors must not be used any more.
+// Close unmaps the file. The Data of its tensors and their readers must not be
+// used any more.
 func (f *File) Close() error {
 	if f.unmap == nil {
 		return nil
 	}
 	unmap := f.unmap
 	f.unmap, f.data = nil, nil
-	return unmap()
+	return errors.Join(unmap(), f.open.Close())
 }
 
 // Path returns the path that the file was opened with.
@@ -115,6 +122,20 @@ func (f *File) Tensor(name string) (Tensor, error) {
 	e := f.header.entries[i]
 	from, to := f.header.size+e.begin, f.header.size+e.end
 	return Tensor{e.spec.Name, e.spec.DType, e.spec.Shape, f.data[from:to:to]}, nil
+}
+
+// Reader reads the bytes of a tensor from the file, past the mapping: copying a
+// piece that stays in the cache takes a fraction of the time that the system
+// needs to map its pages, so this is the way to go through large weights once.
+// The reader is safe for concurrent use and ends with Close; a file that was
+// shortened meanwhile gives an error.
+func (f *File) Reader(name string) (io.ReaderAt, Spec, error) {
+	t, err := f.Tensor(name)
+	if err != nil {
+		return nil, Spec{}, err
+	}
+	e := f.header.entries[f.header.index[name]]
+	return io.NewSectionReader(f.open, f.header.size+e.begin, e.end-e.begin), t.Spec(), nil
 }
 
 // Want tells the system that a tensor is about to be read, so that it starts to

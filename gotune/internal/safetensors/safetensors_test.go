@@ -362,3 +362,60 @@ func BenchmarkBF16ToF32(b *testing.B) {
 		}
 	}
 }
+
+// A reader gives the bytes of the view, also in pieces, and an error once the file
+// is shorter.
+func TestReaderEqualsView(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.safetensors")
+	var tensors []Tensor
+	for i, name := range []string{"a", "b"} {
+		x, err := FromFloat32(name, []int{3, 5}, make([]float32, 15), F32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range x.Data {
+			x.Data[j] = byte(100*i + j)
+		}
+		tensors = append(tensors, x)
+	}
+	if err := Write(path, tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, x := range tensors {
+		r, spec, err := f.Reader(x.Name)
+		if err != nil || spec.Name != x.Name || !slices.Equal(spec.Shape, x.Shape) {
+			t.Fatalf("reader of %q: %+v, %v", x.Name, spec, err)
+		}
+		got := make([]byte, len(x.Data))
+		for at := 0; at < len(got); at += 7 {
+			piece := got[at:min(at+7, len(got))]
+			if n, err := r.ReadAt(piece, int64(at)); n != len(piece) {
+				t.Fatalf("%q at %d: %d bytes, %v", x.Name, at, n, err)
+			}
+		}
+		if !bytes.Equal(got, x.Data) {
+			t.Errorf("%q: read %v, want %v", x.Name, got, x.Data)
+		}
+		if n, err := r.ReadAt(make([]byte, 1), int64(len(got))); n != 0 || err == nil {
+			t.Errorf("%q: read behind its end: %d bytes, %v", x.Name, n, err)
+		}
+	}
+	if _, _, err := f.Reader("c"); err == nil {
+		t.Error("a tensor that is not there has a reader")
+	}
+	r, _, err := f.Reader("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, f.Size()-4); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.ReadAt(make([]byte, 60), 0); n != 56 || err == nil {
+		t.Errorf("shortened file: %d bytes, %v", n, err)
+	}
+}
