@@ -44,9 +44,9 @@
 //
 // # Calls
 //
-// With GOTUNE_CALLS=queued a call of a program on a GPU returns once it is queued
-// (package backend): a step reads two numbers at its end, and the device does not idle
-// in between. Errors of queued calls show where a result is read.
+// A call of a program on a GPU returns once it is queued (package backend): a step
+// reads two numbers at its end, and the device does not idle in between. Errors of
+// queued calls show where a result is read; GOTUNE_CALLS=awaited shows them at the call.
 //
 // # Measured
 //
