@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"time"
 )
 
 // cell is one execute request.
@@ -42,19 +43,30 @@ func (k *kernel) onExecute(r *request) {
 		return
 	}
 	or := func(b *bool) bool { return b == nil || *b }
-	c := &cell{request: r, source: *q.Code, silent: q.Silent, store: or(q.Store) && !q.Silent, allowStdin: or(q.AllowStdin),
-		stopOnErr: or(q.StopOnError), expressions: q.Expressions, done: make(chan struct{})}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.out = &outputs{kernel: k, cell: c}
+	c := k.newCell(r)
+	c.source, c.silent, c.store, c.allowStdin = *q.Code, q.Silent, or(q.Store) && !q.Silent, or(q.AllowStdin)
+	c.stopOnErr, c.expressions = or(q.StopOnError), q.Expressions
 	k.mu.Lock()
 	k.arrived++
 	c.seq = k.arrived
+	turn := k.takesTurn(c, time.Now())
 	k.mu.Unlock()
+	if !turn {
+		go k.runBeside(c)
+		return
+	}
 	select {
 	case k.queue <- c:
 	default:
 		k.reply(r, errorReply("QueueFull", "10000 cells wait already", nil))
 	}
+}
+
+func (k *kernel) newCell(r *request) *cell {
+	c := &cell{request: r, done: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.out = &outputs{kernel: k, cell: c}
+	return c
 }
 
 // runCells gives GoNB one cell at a time.
@@ -72,10 +84,12 @@ func (k *kernel) runCells() {
 
 func (k *kernel) runCell(c *cell) {
 	defer c.cancel()
-	k.mu.Lock()
+	k.catchUp()
 	if c.seq <= k.abortTo {
+		k.cell = nil
+		count := k.count
 		k.mu.Unlock()
-		k.reply(c.request, object{"status": "aborted", "execution_count": k.count})
+		k.reply(c.request, object{"status": "aborted", "execution_count": count})
 		return
 	}
 	if c.store {
@@ -85,32 +99,46 @@ func (k *kernel) runCell(c *cell) {
 	k.cell = c
 	k.mu.Unlock()
 
-	k.busy(c.request)
-	if !c.silent {
-		k.publish("execute_input", c.header, object{"code": c.source, "execution_count": c.count})
-	}
+	k.begin(c)
 	k.evaluate(c)
 	k.finish(c)
 	k.idle(c.request)
 }
 
-// evaluate runs the cell: the %gotune lines here, the rest by GoNB. GoNB is given an empty cell when
+// begin tells the clients that c runs.
+func (k *kernel) begin(c *cell) {
+	k.busy(c.request)
+	if !c.silent {
+		k.publish("execute_input", c.header, object{"code": c.source, "execution_count": c.count})
+	}
+}
+
+// evaluate runs the cell: the kernel's own magics here, the rest by GoNB. GoNB is given an empty cell when
 // there is no rest, since it keeps the execution counter.
 func (k *kernel) evaluate(c *cell) {
 	if k.gonb == nil {
 		c.fail(&cellError{"GoNBError", k.gonbErr.Error(), nil})
 		return
 	}
+	k.toCell(c, k.runMagics(c))
+}
+
+// runMagics runs the kernel's own magics of a cell and returns the rest of it, none if one failed.
+func (k *kernel) runMagics(c *cell) (code string) {
 	magics, code := splitMagics(c.source)
 	for i, m := range magics {
 		result, err := k.magic(c.ctx, m)
 		if err != nil {
 			c.fail(magicError(m, err))
-			code = ""
-			break
+			return ""
 		}
 		c.out.result(result, code == "" && i == len(magics)-1)
 	}
+	return code
+}
+
+// toCell has GoNB run code as the cell c, and waits for its end.
+func (k *kernel) toCell(c *cell, code string) {
 	c.mu.Lock()
 	if c.interrupted {
 		code = ""
@@ -130,13 +158,15 @@ func (k *kernel) evaluate(c *cell) {
 	case <-k.gonb.gone:
 		c.fail(&cellError{"GoNBError", "GoNB ended while it ran this cell; Jupyter starts a new kernel", nil})
 	}
+	k.mu.Lock()
+	delete(k.relayed, c.id())
+	k.mu.Unlock()
 }
 
 // finish sends the cell's last output and its reply, and decides what becomes of the cells behind it.
 func (k *kernel) finish(c *cell) {
 	failed := c.out.finish()
 	k.mu.Lock()
-	delete(k.relayed, c.id())
 	k.cell, k.input = nil, false
 	if c.store {
 		k.history.add(c.count, c.source)
@@ -145,6 +175,11 @@ func (k *kernel) finish(c *cell) {
 		k.abortTo = k.arrived // all that came before the client can know of the error, nothing later
 	}
 	k.mu.Unlock()
+	k.conclude(c, failed)
+}
+
+// conclude sends the cell's error and its reply.
+func (k *kernel) conclude(c *cell, failed *cellError) {
 	var content object
 	if failed != nil {
 		content = errorReply(failed.ename, failed.evalue, failed.traceback)

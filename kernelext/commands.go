@@ -15,8 +15,10 @@ import (
 
 // command is one word after %gotune.
 type command struct {
-	name, args, help string
-	run              func(k *kernel, ctx context.Context, args []string) (*magicResult, error)
+	name, args string
+	live       bool // may run beside a cell that is under way
+	help       string
+	run        func(k *kernel, ctx context.Context, args []string) (*magicResult, error)
 }
 
 func (c command) usage() string { return strings.TrimSpace("%gotune " + c.name + " " + c.args) }
@@ -26,13 +28,18 @@ var magicCommands []command
 
 func init() {
 	magicCommands = []command{
-		{"status", "", "What the engine holds and does: models, runs, memory.", (*kernel).magicStatus},
-		{"stop", "[RUN…]", "Stop the named training runs, or all. Each stops at its next step and saves a checkpoint; Train goes on with it.", (*kernel).magicStop},
-		{"free", "", "Take all models out of memory. Runs that train are not touched.", (*kernel).magicFree},
-		{"restart-engine", "", "End the engine and start a new one. Runs stop with a checkpoint; models are loaded again when used.", (*kernel).magicRestart},
-		{"log", "[LINES]", "The last lines of the engine's log. Default 40.", (*kernel).magicLog},
-		{"version", "", "The versions of the kernel, of Go and of the engine.", (*kernel).magicVersion},
-		{"help", "", "This list.", func(*kernel, context.Context, []string) (*magicResult, error) {
+		{"status", "", true, "What the engine holds and does: models, runs, memory; the GPUs.", (*kernel).magicStatus},
+		{"runs", "", true, "The engine's training runs, their states and folders.", (*kernel).magicRuns},
+		{"pause", "[RUN]", true, "Hold the run at the end of its step. Its memory stays; the device is free for other cells.", (*kernel).magicPause},
+		{"resume", "[RUN]", true, "Let a paused run go on.", (*kernel).magicResume},
+		{"lr", "[RUN] X", true, "Give the run another peak learning rate from its next step on, such as 1e-4.", (*kernel).magicRate},
+		{"sample", "[RUN] \"PROMPT\"", true, "Let the run's model answer a prompt as it is now, and keep the answer in the run's record.", (*kernel).magicSample},
+		{"stop", "[RUN…]", true, "Stop the named training runs, or all. Each stops at its next step and saves a checkpoint; Train goes on with it.", (*kernel).magicStop},
+		{"free", "", false, "Take all models out of memory. Runs that train are not touched.", (*kernel).magicFree},
+		{"restart-engine", "", false, "End the engine and start a new one. Runs stop with a checkpoint; models are loaded again when used.", (*kernel).magicRestart},
+		{"log", "[LINES]", true, "The last lines of the engine's log. Default 40.", (*kernel).magicLog},
+		{"version", "", true, "The versions of the kernel, of Go and of the engine.", (*kernel).magicVersion},
+		{"help", "", true, "This list.", func(*kernel, context.Context, []string) (*magicResult, error) {
 			return &magicResult{text: magicHelp(), html: magicHelpHTML()}, nil
 		}},
 	}
@@ -47,13 +54,17 @@ func findCommand(name string) (command, bool) {
 	return command{}, false
 }
 
+// liveHelp says when a magic need not wait for its turn.
+const liveHelp = "A cell of nothing but such lines that is run while another cell is under way, say one that trains, runs at once " +
+	"(not free and restart-engine: these wait for their turn)."
+
 func magicHelp() string {
 	var b strings.Builder
 	b.WriteString("%gotune commands run before the Go code of their cell.\n\n")
 	for _, c := range magicCommands {
 		fmt.Fprintf(&b, "%-24s %s\n", c.usage(), c.help)
 	}
-	b.WriteString("\nGoNB's own magics work as well: %help lists them.")
+	b.WriteString("\n" + liveHelp + "\nWithout RUN it is the run under way.\n\n%load_ext tensorboard, %tensorboard --logdir DIR: TensorBoard in the notebook.\nGoNB's own magics work as well: %help lists them.")
 	return b.String()
 }
 
@@ -62,27 +73,43 @@ func magicHelpHTML() string {
 	for _, c := range magicCommands {
 		rows = append(rows, []string{"<code>" + html.EscapeString(c.usage()) + "</code>", html.EscapeString(c.help)})
 	}
-	return "<p><code>%gotune</code> commands run before the Go code of their cell. GoNB's own magics work as well: <code>%help</code> lists them.</p>" +
-		table([]string{"command", "what it does"}, rows)
+	return "<p><code>%gotune</code> commands run before the Go code of their cell. " + liveHelp + " Without RUN it is the run under way.</p>" +
+		table([]string{"command", "what it does"}, append(rows, []string{"<code>%tensorboard --logdir DIR</code>", "TensorBoard in the notebook."})) +
+		"<p>GoNB's own magics work as well: <code>%help</code> lists them.</p>"
 }
 
-// magic runs one %gotune line. It ends early when ctx does: the cell was interrupted.
+// magic runs one line of the kernel's own magics. It ends early when ctx does: the cell was interrupted.
 func (k *kernel) magic(ctx context.Context, m magic) (*magicResult, error) {
-	if len(m.args) == 0 {
+	switch {
+	case m.err != nil:
+		return nil, fmt.Errorf("%s: %w", m, m.err)
+	case m.name == "tensorboard":
+		return k.magicTensorBoard(ctx, m.args)
+	case m.name != "gotune":
+		return k.magicLoadTensorBoard()
+	case len(m.args) == 0:
 		m.args = []string{"help"}
 	}
 	c, ok := findCommand(m.args[0])
 	if !ok {
-		var names []string
-		for _, c := range magicCommands {
-			names = append(names, c.name)
-		}
-		return nil, fmt.Errorf("%%gotune knows no command %q: it has %s", m.args[0], strings.Join(names, ", "))
+		return nil, unknownCommand(m.args[0])
 	}
 	if c.args == "" && len(m.args) > 1 {
 		return nil, fmt.Errorf("%s takes no argument, and was given %q", c.usage(), strings.Join(m.args[1:], " "))
 	}
 	return c.run(k, ctx, m.args[1:])
+}
+
+// unknownCommand says what a misspelt command could mean, and what there is.
+func unknownCommand(word string) error {
+	var names []string
+	for _, c := range magicCommands {
+		names = append(names, c.name)
+	}
+	if n := nearest(word, names); n != "" {
+		return fmt.Errorf("%%gotune knows no command %q: did you mean %%gotune %s? %%gotune help lists all", word, n)
+	}
+	return fmt.Errorf("%%gotune knows no command %q: it has %s", word, strings.Join(names, ", "))
 }
 
 // magicError is a magic's failure as the cell's.
@@ -111,36 +138,7 @@ func (k *kernel) magicStatus(ctx context.Context, _ []string) (*magicResult, err
 	if err != nil {
 		return nil, err
 	}
-	return statusResult(s), nil
-}
-
-func (k *kernel) magicStop(ctx context.Context, names []string) (*magicResult, error) {
-	if len(names) == 0 {
-		s, err := k.engineStatus(ctx)
-		if errors.Is(err, errNoEngine) {
-			return plain("No engine runs, so nothing trains."), nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range s.Runs {
-			if r.State == gotune.RunRunning || r.State == gotune.RunPaused {
-				names = append(names, r.Name)
-			}
-		}
-	}
-	if len(names) == 0 {
-		return plain("No run trains."), nil
-	}
-	var lines []string
-	for _, name := range names {
-		var r gotune.RunInfo
-		if err := k.engine.call(ctx, "run.stop", map[string]string{"Name": name}, &r); err != nil {
-			return nil, err
-		}
-		lines = append(lines, fmt.Sprintf("%s is %s at step %d of %d.", r.Name, r.State, r.Step, r.TotalSteps))
-	}
-	return plain(strings.Join(lines, "\n")), nil
+	return statusResult(s, readGPUs(ctx, s.PID)), nil
 }
 
 func (k *kernel) magicFree(ctx context.Context, _ []string) (*magicResult, error) {

@@ -134,7 +134,7 @@ func (e *engine) ensure(ctx context.Context, logger *log.Logger) {
 // start starts an engine in a session of its own, out of reach of this kernel's end, and waits until it
 // answers.
 func (e *engine) start(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(e.socket), 0o700); err != nil {
+	if err := ownDir(filepath.Dir(e.socket)); err != nil {
 		return fmt.Errorf("start the engine: %w", err)
 	}
 	logFile, err := os.OpenFile(e.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -33,7 +33,10 @@ func testEngine() int {
 		var q struct {
 			V    int
 			Verb string
-			Args struct{ Name string }
+			Args struct {
+				Name, Prompt string
+				LearningRate float64
+			}
 		}
 		var reply any = map[string]any{"error": gotune.Error{Kind: gotune.KindInvalid, Op: q.Verb, Found: string(line)}}
 		if json.Unmarshal(line, &q) == nil && q.V == wireVersion {
@@ -45,13 +48,27 @@ func testEngine() int {
 			case "free":
 				status.Models, status.DeviceBytes = nil, 0
 				reply = map[string]any{"reply": &status}
-			case "run.stop":
-				if q.Args.Name != "run1" {
+			case "run.stop", "run.pause", "run.resume", "run.setlr", "run.sample":
+				run := &status.Runs[0]
+				if q.Args.Name != run.Name {
 					reply = map[string]any{"error": gotune.Error{Kind: gotune.KindNotFound, Op: "stop", Object: `run "` + q.Args.Name + `"`, Found: "run1", Wanted: "a run's name", Next: "take one of those"}}
 					break
 				}
-				status.Runs[0].State = gotune.RunStopped
-				reply = map[string]any{"reply": &status.Runs[0]}
+				run.Controls = nil
+				switch q.Verb {
+				case "run.stop":
+					run.State = gotune.RunStopped
+				case "run.pause":
+					run.State = gotune.RunPaused
+				case "run.resume":
+					run.State = gotune.RunRunning
+				case "run.setlr":
+					run.Controls = []gotune.Control{{What: gotune.ControlRate, Step: run.Step, Old: 2e-4, New: q.Args.LearningRate}}
+				}
+				reply = map[string]any{"reply": run}
+				if q.Verb == "run.sample" {
+					reply = map[string]any{"reply": gotune.Generation{Text: "an answer to <" + q.Args.Prompt + ">", Tokens: 5, Seconds: 0.25}}
+				}
 			}
 		}
 		b, err := json.Marshal(reply)
@@ -87,16 +104,31 @@ func TestMagics(t *testing.T) {
 		{"not in files", "%%writefile magic.txt\n%gotune status", "ok", []string{"written to"}},
 		{"not in scripts", "%%bash\necho '\n%gotune status'", "ok", []string{"%gotune status"}},
 		{"not in continued commands", "!echo a \\\n%gotune status", "ok", []string{"a %gotune status"}},
+		{"runs", "%gotune runs", "ok", []string{"run1", "3 of 9", "1.2500"}},
+		{"pause", "%gotune pause run1", "ok", []string{"run1 is paused at step 3 of 9"}},
+		{"resume", "%gotune resume", "ok", []string{"run1 is running at step 3 of 9"}},
+		{"rate", "%gotune lr run1 1e-4", "ok", []string{"run1, after step 3: learning rate 0.0002 → 0.0001."}},
+		{"rate of the only run", "%gotune lr 5e-5", "ok", []string{"learning rate 0.0002 → 5e-05."}},
+		{"no rate", "%gotune lr", "error", []string{"%gotune lr [RUN] X", "such as 1e-4"}},
+		{"wrong rate", "%gotune lr run1 fast", "error", []string{"above 0 and below 1", `"fast"`}},
+		{"too many words", "%gotune pause run1 run2", "error", []string{"takes one run"}},
+		{"pause unknown", "%gotune pause nix", "error", []string{"nix", "run1"}},
+		{"sample", `%gotune sample run1 "What is <Go>?"`, "ok", []string{"What is <Go>?", "→ an answer to <What is <Go>?>", "run1, 5 tokens in 0.2 s"}},
+		{"sample without quotes", "%gotune sample What's a slice", "ok", []string{"an answer to <What's a slice>"}},
+		{"sample of nothing", "%gotune sample", "error", []string{"takes a prompt"}},
+		{"quote left open", `%gotune sample "What`, "error", []string{"a quotation mark is not closed"}},
 		{"stop", "%gotune stop", "ok", []string{"run1 is stopped at step 3 of 9"}},
 		{"stop again", "%gotune stop", "ok", []string{"No run trains"}},
+		{"pause of nothing", "%gotune pause", "error", []string{"needs a run under way", "%gotune runs"}},
 		{"stop unknown", "%gotune stop nix", "error", []string{"%gotune stop nix", "nix", "run1"}},
 		{"free", "%gotune free", "ok", []string{"Freed 3.0 MiB", "0 B are held"}},
 		{"restart", "%gotune restart-engine", "ok", []string{"Engine test runs as process"}},
 		{"unknown", "%gotune nix\n%%\nfmt.Println(\"not run\")", "error", []string{"nix", "restart-engine"}},
+		{"misspelt", "%gotune statsu", "error", []string{"did you mean %gotune status?"}},
 		{"wrong argument", "%gotune free all", "error", []string{"takes no argument"}},
 		{"log", "%gotune log 5", "ok", []string{"engine.log"}},
 		{"log of letters", "%gotune log x", "error", []string{"number of lines"}},
-		{"help", "%gotune help", "ok", []string{"%gotune status", "restart-engine"}},
+		{"help", "%gotune help", "ok", []string{"%gotune status", "%gotune lr [RUN] X", "restart-engine", "%tensorboard --logdir DIR"}},
 		{"nothing", "%gotune", "ok", []string{"%gotune status"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

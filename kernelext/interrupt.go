@@ -6,9 +6,12 @@ import (
 	"time"
 )
 
-// interrupt ends the cell that runs, and the queue behind it is answered "aborted".
+// interrupt ends the cells that run, and the queue behind is answered "aborted".
 func (k *kernel) interrupt() {
 	k.mu.Lock()
+	for c := range k.beside {
+		c.interrupt()
+	}
 	c := k.cell
 	if c != nil {
 		k.abortTo = k.arrived
@@ -24,10 +27,7 @@ func (k *kernel) interrupt() {
 // and SIGKILL five seconds later; it cannot interrupt a compile, so gonb's own children go and goimports
 // are killed here. gopls is never touched: its go list children are needed for completion.
 func (k *kernel) stopCell(c *cell) {
-	c.mu.Lock()
-	c.interrupted = true
-	c.mu.Unlock()
-	c.cancel()
+	c.interrupt()
 	if k.gonb == nil {
 		return
 	}
@@ -37,6 +37,13 @@ func (k *kernel) stopCell(c *cell) {
 	k.killCompiler()
 	k.askInterrupt()
 	go k.watchInterrupted(c, programs, started)
+}
+
+func (c *cell) interrupt() {
+	c.mu.Lock()
+	c.interrupted = true
+	c.mu.Unlock()
+	c.cancel()
 }
 
 // askInterrupt sends GoNB an interrupt_request.

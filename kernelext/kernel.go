@@ -30,15 +30,21 @@ type kernel struct {
 
 	queue chan *cell
 
-	mu      sync.Mutex
-	relayed map[string]*request // by msg_id: what GoNB is working on
-	cell    *cell               // the one that runs
-	count   int                 // the execution counter, kept equal to GoNB's
-	arrived uint64              // execute requests so far
-	abortTo uint64              // those up to this one are answered "aborted"
-	input   bool                // GoNB waits for an input_reply
-	waiting *request            // a completion or inspection held back until GoNB's gopls is ready
-	history history
+	mu       sync.Mutex
+	relayed  map[string]*request // by msg_id: what GoNB is working on
+	cell     *cell               // the one that runs
+	beside   map[*cell]struct{}  // those of live magics that run beside it
+	count    int                 // the execution counter, kept equal to GoNB's by catchUp
+	ahead    int                 // cells that GoNB has not counted yet
+	arrived  uint64              // execute requests so far
+	queuedAt time.Time           // when the last of them came that queued
+	abortTo  uint64              // those up to this one are answered "aborted"
+	input    bool                // GoNB waits for an input_reply
+	waiting  *request            // a completion or inspection held back until GoNB's gopls is ready
+	history  history
+
+	boardsMu sync.Mutex
+	boards   map[string]*os.File // locks of the TensorBoards shown, by name
 
 	quit chan struct{} // closed to end the kernel
 	once sync.Once
@@ -61,7 +67,7 @@ func run(file string) int {
 		return 1
 	}
 	k := &kernel{codec: newCodec(c.Key), session: newID(), log: logger, started: time.Now(), ready: make(chan struct{}),
-		queue: make(chan *cell, 10000), relayed: map[string]*request{}, quit: make(chan struct{})}
+		queue: make(chan *cell, 10000), relayed: map[string]*request{}, beside: map[*cell]struct{}{}, boards: map[string]*os.File{}, quit: make(chan struct{})}
 	if k.front, err = c.listen(context.Background()); err != nil {
 		logger.Print(err)
 		return 1

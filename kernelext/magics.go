@@ -1,7 +1,6 @@
 package kernelext
 
 import (
-	"html"
 	"slices"
 	"strings"
 )
@@ -9,13 +8,18 @@ import (
 // commentPrefix may stand before a magic, so that other tools see a comment.
 const commentPrefix = "//gonb:"
 
-// magic is one %gotune line.
+// magicNames are the magics that this kernel handles itself; all others are GoNB's.
+var magicNames = []string{"gotune", "tensorboard", "load_ext", "reload_ext"}
+
+// magic is one line that this kernel handles.
 type magic struct {
-	line int // from 1
+	line int    // from 1
+	name string // one of magicNames
 	args []string
+	err  error // the line cannot be split into words
 }
 
-func (m magic) String() string { return strings.Join(append([]string{"%gotune"}, m.args...), " ") }
+func (m magic) String() string { return strings.Join(append([]string{"%" + m.name}, m.args...), " ") }
 
 // magicResult is what a magic shows: text for consoles, HTML for notebooks ("" for none).
 type magicResult struct{ text, html string }
@@ -37,9 +41,9 @@ func isSpecialCell(first string) bool {
 	return slices.Contains(specialCells, word)
 }
 
-// splitMagics takes the %gotune lines out of a cell. Empty lines stay in their place, so that the line
-// numbers of errors are right; a cell of nothing else becomes empty. It looks where GoNB looks for its
-// own magics.
+// splitMagics takes the kernel's own lines out of a cell. Empty lines stay in their place, so that the line
+// numbers of errors are right; a cell of nothing else becomes empty. It looks where GoNB looks for its own
+// magics.
 func splitMagics(source string) (magics []magic, rest string) {
 	lines := strings.Split(source, "\n")
 	if isSpecialCell(lines[0]) {
@@ -49,8 +53,9 @@ func splitMagics(source string) (magics []magic, rest string) {
 	for i, line := range lines {
 		command := strings.TrimPrefix(line, commentPrefix)
 		starts := strings.HasPrefix(command, "%") || strings.HasPrefix(command, "!")
-		if words := magicWords(command); !continued && words != nil {
-			magics = append(magics, magic{i + 1, words[1:]})
+		if m, ok := parseMagic(command); ok && !continued {
+			m.line = i + 1
+			magics = append(magics, m)
 			lines[i] = ""
 			continue
 		}
@@ -65,72 +70,20 @@ func splitMagics(source string) (magics []magic, rest string) {
 	return magics, rest
 }
 
-// magicWords is the words of a %gotune line, "gotune" first, or nil for any other line.
-func magicWords(line string) []string {
+// parseMagic reads a line of this kernel's own magics; ok is false for any other line. Of Jupyter's
+// %load_ext only TensorBoard's is known: there is nothing else to load.
+func parseMagic(line string) (m magic, ok bool) {
 	after, ok := strings.CutPrefix(line, "%")
-	if !ok {
-		return nil
+	if !ok || strings.HasPrefix(after, "%") {
+		return magic{}, false
 	}
-	words := strings.Fields(after)
-	if len(words) == 0 || words[0] != "gotune" || strings.HasPrefix(after, "%") {
-		return nil
+	words, err := splitWords(after)
+	if len(words) == 0 || !slices.Contains(magicNames, words[0]) {
+		return magic{}, false
 	}
-	return words
-}
-
-// magicTab answers completion and inspection within a %gotune line; ok is false anywhere else.
-func magicTab(kind, code string, cursor int) (content object, ok bool) {
-	runes := []rune(code)
-	from := cursor
-	for from > 0 && runes[from-1] != '\n' {
-		from--
+	m = magic{name: words[0], args: words[1:], err: err}
+	if strings.HasSuffix(m.name, "load_ext") && !slices.Equal(m.args, []string{"tensorboard"}) {
+		return magic{}, false
 	}
-	to := cursor
-	for to < len(runes) && runes[to] != '\n' {
-		to++
-	}
-	before, line := string(runes[from:cursor]), string(runes[from:to])
-	start := 0
-	if strings.HasPrefix(line, commentPrefix) {
-		start = min(len(commentPrefix), len(before))
-		before, line = before[start:], line[len(commentPrefix):]
-	}
-	typed, started := strings.CutPrefix(before, "%")
-	switch {
-	case kind == "inspect_request" && magicWords(line) != nil:
-		words := magicWords(line)
-		text := magicHelp()
-		if len(words) > 1 {
-			if c, ok := findCommand(words[1]); ok {
-				text = c.usage() + "\n\n" + c.help
-			}
-		}
-		return object{"status": "ok", "found": true, "data": object{"text/plain": text, "text/html": "<pre>" + html.EscapeString(text) + "</pre>"}, "metadata": object{}}, true
-	case kind != "complete_request" || !started:
-		return nil, false
-	case len(typed) >= 2 && strings.HasPrefix("gotune", typed):
-		return matchesFor([]string{"%gotune"}, before, cursor), true
-	case !strings.HasPrefix(typed, "gotune "):
-		return nil, false
-	}
-	word := typed[strings.LastIndexByte(typed, ' ')+1:]
-	if strings.Count(strings.TrimLeft(strings.TrimPrefix(typed, "gotune"), " "), " ") > 0 {
-		return matchesFor(nil, word, cursor), true // the argument of a command: names that only the engine knows
-	}
-	var names []string
-	for _, c := range magicCommands {
-		names = append(names, c.name)
-	}
-	return matchesFor(names, word, cursor), true
-}
-
-// matchesFor is a complete_reply with the candidates that word is the beginning of.
-func matchesFor(candidates []string, word string, cursor int) object {
-	matches := []string{}
-	for _, c := range candidates {
-		if strings.HasPrefix(c, word) {
-			matches = append(matches, c)
-		}
-	}
-	return object{"status": "ok", "matches": matches, "cursor_start": cursor - len([]rune(word)), "cursor_end": cursor, "metadata": object{}}
+	return m, true
 }

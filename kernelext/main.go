@@ -29,6 +29,12 @@ func Main(args []string) int {
 			return 2
 		}
 		return guard(args[1], args[2:])
+	case "keep":
+		if len(args) < 3 {
+			fmt.Fprintln(os.Stderr, "usage: gotune kernel keep LOCK COMMAND…")
+			return 2
+		}
+		return keep(args[1], args[2:])
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(os.Stdout, usage)
 		return 0

@@ -15,6 +15,8 @@ func plain(text string) *magicResult {
 	return &magicResult{text: text, html: `<pre style="margin:0;white-space:pre-wrap">` + html.EscapeString(text) + "</pre>"}
 }
 
+func escapeHTML(s string) string { return html.EscapeString(s) }
+
 // table is an HTML table without colours of its own: JupyterLab's are right in every theme. The cells
 // are HTML.
 func table(head []string, rows [][]string) string {
@@ -36,8 +38,28 @@ func table(head []string, rows [][]string) string {
 	return b.String()
 }
 
-// statusResult shows an engine's status: a line about the process, then what it holds and does.
-func statusResult(s *gotune.StatusInfo) *magicResult {
+// tableResult is a table for consoles and notebooks, below a line of text ("" for none).
+func tableResult(line string, head []string, rows [][]string) *magicResult {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	escaped := make([][]string, len(rows))
+	for i, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+		for _, c := range r {
+			escaped[i] = append(escaped[i], html.EscapeString(c))
+		}
+	}
+	w.Flush()
+	result := &magicResult{text: strings.TrimRight(text.String(), "\n"), html: table(head, escaped)}
+	if line != "" {
+		result.text = line + "\n\n" + result.text
+		result.html = "<p>" + html.EscapeString(line) + "</p>" + result.html
+	}
+	return result
+}
+
+// statusResult shows an engine's status: a line about the process, then what it holds and does, then the GPUs.
+func statusResult(s *gotune.StatusInfo, gpus []gpu) *magicResult {
 	head := fmt.Sprintf("Engine %s, process %d, up %s. %s: %s held, %s at most. Host memory %s.", s.Version, s.PID, spanText(s.Seconds),
 		orNone(s.Backend, "No device in use"), bytesText(s.DeviceBytes), bytesText(s.DevicePeak), bytesText(s.HostBytes))
 	var rows [][]string
@@ -49,7 +71,7 @@ func statusResult(s *gotune.StatusInfo) *magicResult {
 	}
 	for _, r := range s.Runs {
 		what := fmt.Sprintf("%s, step %d of %d", r.State, r.Step, r.TotalSteps)
-		if r.Loss == r.Loss {
+		if r.Step > 0 && r.Loss == r.Loss {
 			what += fmt.Sprintf(", loss %.4f", r.Loss)
 		}
 		rows = append(rows, []string{"run", r.Name, what, ""})
@@ -62,22 +84,16 @@ func statusResult(s *gotune.StatusInfo) *magicResult {
 		rows = append(rows, []string{"job", strings.TrimSpace(j.Verb + " " + j.Object), what + ", for " + spanText(j.Seconds), ""})
 	}
 	if len(rows) == 0 {
-		return plain(head + "\nIt holds nothing and does nothing.")
+		head += " It holds nothing and does nothing."
 	}
-	var text strings.Builder
-	text.WriteString(head + "\n\n")
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+	for _, g := range gpus {
+		rows = append(rows, g.rows()...)
+		head = strings.TrimSpace(head + " " + g.crowded())
 	}
-	w.Flush()
-	for _, r := range rows {
-		for i := range r {
-			r[i] = html.EscapeString(r[i])
-		}
+	if len(rows) == 0 {
+		return plain(head)
 	}
-	return &magicResult{text: strings.TrimRight(text.String(), "\n"),
-		html: "<p>" + html.EscapeString(head) + "</p>" + table([]string{"what", "name", "state", "memory"}, rows)}
+	return tableResult(head, []string{"what", "name", "state", "memory"}, rows)
 }
 
 func orNone(s, none string) string {

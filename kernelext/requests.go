@@ -172,12 +172,17 @@ func (k *kernel) onTab(r *request) {
 		return
 	}
 	code, cursor := *c.Code, int(*c.Cursor)
-	if content, ok := magicTab(r.kind(), code, cursor); ok {
-		k.reply(r, content)
+	if strings.HasPrefix(lineAt(code, cursor).whole, "%") {
+		go func() { // a run's name is asked of the engine
+			if content, ok := magicTab(r.kind(), code, cursor, k.runNames); ok {
+				k.reply(r, content)
+				return
+			}
+			k.holdTab(r, code, cursor, int(c.Detail))
+		}()
 		return
 	}
-	r.content = encode(object{"code": code, "cursor_pos": utf16Offset(code, cursor), "detail_level": int(c.Detail)})
-	go k.holdTab(r, code)
+	go k.holdTab(r, code, cursor, int(c.Detail))
 }
 
 // goplsDelay is how long GoNB's first handshake with gopls blocks everything behind a completion, cells
@@ -185,7 +190,8 @@ func (k *kernel) onTab(r *request) {
 const goplsDelay = 12500 * time.Millisecond
 
 // holdTab relays r once GoNB can answer it. Of several that wait only the last is relayed.
-func (k *kernel) holdTab(r *request, code string) {
+func (k *kernel) holdTab(r *request, code string, cursor, detail int) {
+	r.content = encode(object{"code": code, "cursor_pos": utf16Offset(code, cursor), "detail_level": detail})
 	if wait := goplsDelay - time.Since(k.started); wait > 0 {
 		k.mu.Lock()
 		older := k.waiting

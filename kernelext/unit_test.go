@@ -53,6 +53,10 @@ func TestSplitMagics(t *testing.T) {
 		{"% gotune free", "", []string{"%gotune free"}},
 		{"a\n%gotune status\nb", "a\n\nb", []string{"%gotune status"}},
 		{"//gonb:%gotune status\n%%\nx", "\n%%\nx", []string{"%gotune status"}},
+		{`%gotune sample "a  b" c'd`, "", []string{"%gotune sample a  b c'd"}},
+		{"%tensorboard --logdir runs\n%%\nx", "\n%%\nx", []string{"%tensorboard --logdir runs"}},
+		{"%load_ext tensorboard\n%reload_ext tensorboard", "", []string{"%load_ext tensorboard", "%reload_ext tensorboard"}},
+		{"%load_ext autoreload", "%load_ext autoreload", nil},
 		{"%gotunes", "%gotunes", nil},
 		{"%%gotune", "%%gotune", nil},
 		{" %gotune status", " %gotune status", nil},
@@ -87,36 +91,6 @@ func FuzzSplitMagics(f *testing.F) {
 		}
 		completeness(source)
 	})
-}
-
-func TestMagicTab(t *testing.T) {
-	for _, tt := range []struct {
-		kind, before, after string // around the cursor
-		want                string // matches or text, "" for not ours
-	}{
-		{"complete_request", "%go", "", "[%gotune]"},
-		{"complete_request", "%g", "", ""},
-		{"complete_request", "%goflags", "", ""},
-		{"complete_request", "%gotune ", "", "[status stop free restart-engine log version help]"},
-		{"complete_request", "x\n%gotune st", "\ny", "[status stop]"},
-		{"complete_request", "//gonb:%gotune fr", "", "[free]"},
-		{"complete_request", "%gotune stop r", "", "[]"},
-		{"complete_request", "fmt.Pri", "", ""},
-		{"inspect_request", "%gotune res", "tart-engine", "start a new one"},
-		{"inspect_request", "%got", "une", "free"},
-		{"inspect_request", "%%", "", ""},
-	} {
-		content, ok := magicTab(tt.kind, tt.before+tt.after, len([]rune(tt.before)))
-		got := ""
-		if ok && tt.kind == "complete_request" {
-			got = fmt.Sprint(content["matches"])
-		} else if ok {
-			got = content["data"].(object)["text/plain"].(string)
-		}
-		if ok != (tt.want != "") || !strings.Contains(got, tt.want) {
-			t.Errorf("%s %q|%q: %q, want %q", tt.kind, tt.before, tt.after, got, tt.want)
-		}
-	}
 }
 
 func TestOffsets(t *testing.T) {
