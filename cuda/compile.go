@@ -2,6 +2,7 @@ package cuda
 
 /*
 #include "pjrt.h"
+#include <stdlib.h>
 static void gt_free_backing(gt_serialize_args *a) { if (a->free) a->free(a->backing); }
 */
 import "C"
@@ -24,6 +25,9 @@ type Program struct {
 	Took   time.Duration // to compile, or to read and load
 	Bytes  int           // of its serialized form, 0 when it was not serialized
 	Memory ProgramMemory
+	// Donated are the inputs, by their numbers, that give their memory to results when
+	// a call donates them.
+	Donated []int
 }
 
 // ProgramMemory is the device memory of one call of a program, in bytes, as the
@@ -39,40 +43,47 @@ type ProgramMemory struct {
 // Peak is what a call takes beside its inputs while it runs.
 func (m ProgramMemory) Peak() int64 { return m.Outputs - m.Aliased + m.Temporary }
 
-// compiled holds the programs that threads within [Compiling] have compiled, by thread.
+// compiling is what one [Compiling] asks for and gets.
+type compiling struct {
+	donate  []int
+	program *Program
+}
+
+// compiled holds the Compilings under way, by thread.
 var compiled struct {
 	sync.Mutex
-	threads map[int]*Program
+	threads map[int]*compiling
 }
 
 // Compiling runs compile, which has an attached plugin compile one program on this
 // goroutine, and returns what is known of it: nil for a backend that is not
-// attached.
-func Compiling(compile func() error) (*Program, error) {
+// attached. The inputs in donate, by their numbers, may give their memory to results
+// of the same type; a call that does not donate them still leaves them whole.
+func Compiling(donate []int, compile func() error) (*Program, error) {
 	runtime.LockOSThread() // so that the plugin's call comes from this thread
 	defer runtime.UnlockOSThread()
-	id := threadID()
+	id, c := threadID(), &compiling{donate: donate}
 	compiled.Lock()
 	if compiled.threads == nil {
-		compiled.threads = map[int]*Program{}
+		compiled.threads = map[int]*compiling{}
 	}
-	compiled.threads[id] = nil
+	compiled.threads[id] = c
 	compiled.Unlock()
 	err := compile()
 	compiled.Lock()
 	defer compiled.Unlock()
-	p := compiled.threads[id]
 	delete(compiled.threads, id)
-	return p, err
+	return c.program, err
 }
 
-// note hands a program to the Compiling of this thread, if there is one.
-func note(p *Program) {
+// compilingNow is the Compiling of this thread, an empty one if there is none.
+func compilingNow() *compiling {
 	compiled.Lock()
 	defer compiled.Unlock()
-	if _, ok := compiled.threads[threadID()]; ok {
-		compiled.threads[threadID()] = p
+	if c := compiled.threads[threadID()]; c != nil {
+		return c
 	}
+	return &compiling{}
 }
 
 // gtCompile stands in the plugin's table for PJRT_Client_Compile.
@@ -84,8 +95,20 @@ func gtCompile(table C.int, args unsafe.Pointer) unsafe.Pointer {
 	if c == nil {
 		return C.gt_compile_real(table, a)
 	}
-	start := time.Now()
+	start, asked := time.Now(), compilingNow()
 	p := &Program{Name: moduleName(a.program)}
+	if text, aliased := aliasInputs(C.GoStringN(a.program.code, C.int(a.program.code_size)), asked.donate); aliased != nil {
+		given, mine := a.program, *a.program
+		mine.code, mine.code_size = C.CString(text), C.size_t(len(text))
+		var pin runtime.Pinner
+		pin.Pin(&mine)
+		a.program, p.Donated = &mine, aliased
+		defer func() {
+			a.program = given
+			C.free(unsafe.Pointer(mine.code))
+			pin.Unpin()
+		}()
+	}
 	key, cache := c.programKey(a)
 	if cache != nil {
 		if data, ok := cache.get(key); ok {
@@ -107,7 +130,7 @@ func gtCompile(table C.int, args unsafe.Pointer) unsafe.Pointer {
 		}
 	}
 	p.Took = time.Since(start)
-	note(p)
+	asked.program = p
 	return nil
 }
 

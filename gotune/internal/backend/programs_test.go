@@ -47,7 +47,7 @@ func compileAndRun(t *testing.T, be compute.Backend, n int) (*cuda.Program, []fl
 	t.Helper()
 	g := NewGraph(be, "square and add")
 	x := Parameter(g, "x", shapes.Make(dtypes.Float32, n, n))
-	p, err := cuda.Compiling(func() error { return g.Compile(Add(Dot(x, x).Product(), x)) })
+	p, err := cuda.Compiling(nil, func() error { return g.Compile(Add(Dot(x, x).Product(), x)) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,7 @@ func (d *stream) through(s *span, x compute.Buffer, common []compute.Buffer) (y 
 		if d.kernel && b.dev.kernels().on {
 			be = kernelBackend{be}
 		}
-		if s.program, err = b.dev.programOn(be, b.prefix+s.key, sh, d.spanGraph(s)); err != nil {
+		if s.program, err = b.dev.compiled(be, b.prefix+s.key, sh, donate, d.spanGraph(s)); err != nil {
 			return nil, err
 		}
 	}

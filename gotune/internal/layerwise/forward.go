@@ -117,11 +117,17 @@ func (b *Base) arguments(i int, c *passContext, ad *DeviceAdapter, own ...comput
 
 // call compiles (once) and runs a program for these arguments.
 func (b *Base) call(key string, in []compute.Buffer, donate []int, build func(in []*Node) []*Node) ([]compute.Buffer, error) {
+	return b.callGiving(key, in, donate, donate, build)
+}
+
+// callGiving is call for a program that mostly donates the inputs of give, and in
+// this call those of donate.
+func (b *Base) callGiving(key string, in []compute.Buffer, give, donate []int, build func(in []*Node) []*Node) ([]compute.Buffer, error) {
 	sh, err := shapesOf(in)
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.dev.program(b.prefix+key, sh, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
+	p, err := b.dev.compiled(b.dev.be, b.prefix+key, sh, give, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
 	if err != nil {
 		return nil, err
 	}
@@ -180,10 +186,11 @@ func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout fl
 func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x, dy, grad compute.Buffer, keepGrad bool, saved []compute.Buffer) (dx, sum compute.Buffer, err error) {
 	kind := b.kind(i, c.geometry, ad, dropout, k)
 	own := []compute.Buffer{x, dy}
-	donate := []int{1}
+	give, donate := []int{1}, []int{1}
 	trained := len(kind.lora) > 0
 	if trained {
 		own = append(own, grad)
+		give = append(give, 2)
 		if !keepGrad {
 			donate = append(donate, 2)
 		}
@@ -192,7 +199,7 @@ func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout f
 		donate = append(donate, len(own))
 		own = append(own, s)
 	}
-	out, err := b.call("backward "+kind.key(), b.arguments(i, c, ad, own...), donate, func(in []*Node) []*Node {
+	out, err := b.callGiving("backward "+kind.key(), b.arguments(i, c, ad, own...), give, donate, func(in []*Node) []*Node {
 		own, common := kind.split(in, len(own))
 		l := b.layer(&kind, common)
 		x, dy, rest := own[0], own[1], own[2:]

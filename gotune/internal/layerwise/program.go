@@ -10,6 +10,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
+	"github.com/gotune/gotune/cuda"
 )
 
 // device is a backend with its compiled programs. All calls into the backend go
@@ -48,10 +50,12 @@ func deviceOf(be compute.Backend) *device {
 
 // program is one compiled executable.
 type program struct {
-	name string
-	dev  *device
-	exec compute.Executable
-	outs int
+	name    string
+	dev     *device
+	exec    compute.Executable
+	outs    int
+	outputs []shapes.Shape
+	known   *cuda.Program // what XLA says of it; nil on another backend
 }
 
 // program returns the executable compiled for key, building it on first use.
@@ -63,6 +67,12 @@ func (d *device) program(key string, inputs []shapes.Shape, build func(g *Graph,
 
 // programOn is program with the graph built on be, which compiles for d.
 func (d *device) programOn(be compute.Backend, key string, inputs []shapes.Shape, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
+	return d.compiled(be, key, inputs, nil, build)
+}
+
+// compiled is programOn for a program that is mostly run with the inputs of donate
+// donated: results of their types take their memory.
+func (d *device) compiled(be compute.Backend, key string, inputs []shapes.Shape, donate []int, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
 	full := fullKey(key, inputs)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -77,12 +87,20 @@ func (d *device) programOn(be compute.Backend, key string, inputs []shapes.Shape
 		nodes[i] = Parameter(g, fmt.Sprintf("p%d", i), s)
 	}
 	out := build(g, nodes)
-	if err := g.Compile(out...); err != nil {
+	known, err := cuda.Compiling(donate, func() error { return g.Compile(out...) })
+	if err != nil {
 		return nil, failure("compile "+name, err)
 	}
-	p = &program{name: name, dev: d, exec: g.Executable(), outs: len(out)}
+	p = &program{name: name, dev: d, exec: g.Executable(), outs: len(out), outputs: outputShapes(out), known: known}
 	d.programs[full] = p
 	return p, nil
+}
+
+func outputShapes(nodes []*Node) (out []shapes.Shape) {
+	for _, n := range nodes {
+		out = append(out, n.Shape())
+	}
+	return out
 }
 
 // fullKey adds the inputs' shapes to a key. It is made at every call.
