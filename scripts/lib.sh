@@ -6,7 +6,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/gotune
 bin=$cache/bin
-venv_jupyter=$cache/venv-jupyter # JupyterLab, nbclient, nbconvert, jupyter_kernel_test
+venv_jupyter=$cache/venv-jupyter # JupyterLab, nbclient, nbconvert, jupyter_kernel_test, TensorBoard
 venv_oracle=$cache/venv-oracle   # torch, transformers, peft, tensorboard: what the tests compare with
 
 # The versions of all tools. Python packages: python/*.txt.
