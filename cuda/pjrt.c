@@ -8,6 +8,7 @@
 static gt_table tables[GT_TABLES];
 static int awaited;
 static __thread int to_host;
+static __thread void *arrival; // event of this thread's last copy to the host
 
 gt_table *gt_at(int i) { return &tables[i]; }
 
@@ -54,7 +55,12 @@ static void *create(int i, void *args) {
 	return NULL;
 }
 
-void gt_copies_to_host(int yes) { to_host = yes; }
+void *gt_copies_to_host(int yes) {
+	void *e = arrival;
+	to_host = yes;
+	arrival = NULL;
+	return e;
+}
 
 // copy takes a buffer to the pinned host memory where this thread asked for that.
 static void *copy(int i, void *args) {
@@ -62,7 +68,10 @@ static void *copy(int i, void *args) {
 	if (!to_host) return tables[i].copy(args);
 	gt_copy_args b = {.size = sizeof b, .buffer = a->buffer, .to = tables[i].host};
 	void *err = gt_call(i, GT_BUFFER_COPY_TO_MEMORY, &b);
+	if (err) return err;
 	a->copy = b.copy;
+	gt_get_args ready = {.size = sizeof ready, .in = b.copy};
+	if (!(err = gt_call(i, GT_BUFFER_READY_EVENT, &ready))) arrival = ready.out;
 	return err;
 }
 

@@ -16,6 +16,8 @@ enum {
 	GT_MAJOR = 32,
 	GT_ERROR_DESTROY = 40,
 	GT_ERROR_MESSAGE = 48,
+	GT_EVENT_DESTROY = 80,
+	GT_EVENT_AWAIT = 104,
 	GT_CLIENT_CREATE = 120,
 	GT_CLIENT_PLATFORM_VERSION = 152,
 	GT_CLIENT_ADDRESSABLE_DEVICES = 168,
@@ -32,6 +34,7 @@ enum {
 	GT_LOADED_EXECUTE = 480,
 	GT_DESERIALIZE_AND_LOAD = 488,
 	GT_BUFFER_COPY_TO_DEVICE = 592,
+	GT_BUFFER_READY_EVENT = 616,
 	GT_BUFFER_COPY_TO_MEMORY = 776,
 	GT_COMPILED_MEMORY_STATS = 808,
 	GT_TABLE_MIN = 816
@@ -50,7 +53,7 @@ typedef struct { GT_HEAD; void *loaded; void *executable; GT_ROOM; } gt_get_exec
 typedef struct { GT_HEAD; const void *error; const char *text; size_t text_size; GT_ROOM; } gt_error_args;
 typedef struct { GT_HEAD; void *object; const char *text; size_t text_size; GT_ROOM; } gt_text_args; // PlatformVersion, Kind
 typedef struct { GT_HEAD; void *object; void *const *list; size_t n; GT_ROOM; } gt_list_args;        // AddressableDevices, AddressableMemories
-typedef struct { GT_HEAD; void *in; void *out; GT_ROOM; } gt_get_args;                               // GetDescription, Destroy
+typedef struct { GT_HEAD; void *in; void *out; GT_ROOM; } gt_get_args;                               // GetDescription, ReadyEvent, Await, Destroy
 typedef struct { GT_HEAD; void *buffer; void *to; void *copy; GT_ROOM; } gt_copy_args;               // CopyToDevice, CopyToMemory
 
 typedef struct {
@@ -106,7 +109,11 @@ void gt_await(int yes);
 void *gt_call(int table, int place, void *args);
 gt_table *gt_at(int table);
 void gt_error_text(int table, void *error, char *text, size_t n); // destroys error
-void gt_copies_to_host(int yes);
+
+// gt_copies_to_host makes this thread's copies of buffers to a device go to its pinned
+// host memory instead, until it is called with 0. That call returns the event of the
+// last such copy, to be awaited and destroyed, NULL without one.
+void *gt_copies_to_host(int yes);
 
 void *gt_compile_real(int table, gt_compile_args *args);
 
