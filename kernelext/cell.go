@@ -15,6 +15,7 @@ type cell struct {
 	silent, store, allowStdin, stopOnErr bool
 	expressions                          map[string]string
 	count                                int
+	payload                              []object // of the reply: a pager's text
 	out                                  *outputs
 
 	ctx    context.Context // ends when the cell is interrupted
@@ -120,6 +121,13 @@ func (k *kernel) evaluate(c *cell) {
 		c.fail(&cellError{"GoNBError", k.gonbErr.Error(), nil})
 		return
 	}
+	if name := askedName(c.source); name != "" {
+		if err := k.page(c, name); err != nil {
+			c.fail(magicError("help on "+name, 1, err))
+		}
+		k.toCell(c, "")
+		return
+	}
 	k.toCell(c, k.runMagics(c))
 }
 
@@ -129,7 +137,7 @@ func (k *kernel) runMagics(c *cell) (code string) {
 	for i, m := range magics {
 		result, err := k.magic(c.ctx, m)
 		if err != nil {
-			c.fail(magicError(m, err))
+			c.fail(magicError(m.String(), m.line, err))
 			return ""
 		}
 		c.out.result(result, code == "" && i == len(magics)-1)
@@ -187,7 +195,7 @@ func (k *kernel) conclude(c *cell, failed *cellError) {
 			k.publish("error", c.header, object{"ename": failed.ename, "evalue": failed.evalue, "traceback": content["traceback"]})
 		}
 	} else {
-		content = object{"status": "ok", "user_expressions": unsupported(c.expressions), "payload": []object{}}
+		content = object{"status": "ok", "user_expressions": unsupported(c.expressions), "payload": append([]object{}, c.payload...)}
 	}
 	content["execution_count"] = c.count
 	k.answer(c.request, content)

@@ -64,7 +64,8 @@ func magicHelp() string {
 	for _, c := range magicCommands {
 		fmt.Fprintf(&b, "%-24s %s\n", c.usage(), c.help)
 	}
-	b.WriteString("\n" + liveHelp + "\nWithout RUN it is the run under way.\n\n%load_ext tensorboard, %tensorboard --logdir DIR: TensorBoard in the notebook.\nGoNB's own magics work as well: %help lists them.")
+	b.WriteString("\n" + liveHelp + "\nWithout RUN it is the run under way.\n\n%load_ext tensorboard, %tensorboard --logdir DIR: TensorBoard in the notebook.\n" +
+		"NAME? in a cell of its own: help on a Go name or a magic.\nGoNB's own magics work as well: %help lists them.")
 	return b.String()
 }
 
@@ -74,7 +75,8 @@ func magicHelpHTML() string {
 		rows = append(rows, []string{"<code>" + html.EscapeString(c.usage()) + "</code>", html.EscapeString(c.help)})
 	}
 	return "<p><code>%gotune</code> commands run before the Go code of their cell. " + liveHelp + " Without RUN it is the run under way.</p>" +
-		table([]string{"command", "what it does"}, append(rows, []string{"<code>%tensorboard --logdir DIR</code>", "TensorBoard in the notebook."})) +
+		table([]string{"command", "what it does"}, append(rows, []string{"<code>%tensorboard --logdir DIR</code>", "TensorBoard in the notebook."},
+			[]string{"<code>NAME?</code>", "In a cell of its own: help on a Go name or a magic."})) +
 		"<p>GoNB's own magics work as well: <code>%help</code> lists them.</p>"
 }
 
@@ -112,13 +114,13 @@ func unknownCommand(word string) error {
 	return fmt.Errorf("%%gotune knows no command %q: it has %s", word, strings.Join(names, ", "))
 }
 
-// magicError is a magic's failure as the cell's.
-func magicError(m magic, err error) *cellError {
+// magicError is the failure of what a line of the cell asks the kernel for as the cell's.
+func magicError(what string, line int, err error) *cellError {
 	if errors.Is(err, context.Canceled) {
-		return &cellError{"Interrupted", m.String() + " was interrupted", nil}
+		return &cellError{"Interrupted", what + " was interrupted", nil}
 	}
 	lines := strings.Split(err.Error(), "\n")
-	trace := append([]string{fmt.Sprintf("Cell line %d: %s", m.line, m)}, red("GotuneError")+": "+lines[0])
+	trace := append([]string{fmt.Sprintf("Cell line %d: %s", line, what)}, red("GotuneError")+": "+lines[0])
 	return &cellError{"GotuneError", err.Error(), append(trace, lines[1:]...)}
 }
 

@@ -12,7 +12,7 @@ import (
 // "invalid", by Go's grammar and GoNB's: declarations first, statements after a line %% or %main.
 func completeness(code string) string {
 	lines := strings.Split(code, "\n")
-	if isSpecialCell(lines[0]) {
+	if isSpecialCell(lines[0]) || askedName(code) != "" {
 		return "complete"
 	}
 	var declarations, statements strings.Builder

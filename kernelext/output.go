@@ -32,6 +32,8 @@ type outputs struct {
 	ending  string // GoNB's line on how the program ended, which the error reply says too
 	after   int    // bytes since the cell was interrupted
 	dropped bool
+	erase   bool // what was shown before text is to go
+	toClear bool // the clients were told to, when the next output comes
 }
 
 // add takes one message of GoNB's for the cell.
@@ -42,6 +44,7 @@ func (o *outputs) add(m *message) {
 	if m.kind() != "stream" || m.decode(&s) != nil {
 		o.flush()
 		if !o.cell.silent || strings.HasPrefix(m.kind(), "comm_") {
+			o.toClear = o.toClear && strings.HasPrefix(m.kind(), "comm_")
 			o.kernel.relay(m)
 		}
 		return
@@ -99,6 +102,12 @@ func (o *outputs) write(name, text string) {
 		o.flush()
 		o.stream = name
 	}
+	if name == "stdout" {
+		if rest, ok := cleared(text); ok {
+			o.text.Reset()
+			o.erase, text = true, rest
+		}
+	}
 	o.text.WriteString(text)
 	if time.Since(o.sent) > mergeWindow || o.text.Len() > mergeLimit {
 		o.flush()
@@ -139,7 +148,11 @@ func (o *outputs) flush() {
 		o.timer.Stop()
 		o.timer = nil
 	}
+	if o.erase {
+		o.clear(true)
+	}
 	if o.text.Len() > 0 {
+		o.toClear = false
 		o.kernel.publish("stream", o.cell.header, object{"name": o.stream, "text": o.text.String()})
 		o.text.Reset()
 		o.sent = time.Now()
@@ -162,6 +175,7 @@ func (o *outputs) result(r *magicResult, value bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.flush()
+	o.toClear = false
 	o.kernel.publish(kind, o.cell.header, content)
 }
 
@@ -178,5 +192,8 @@ func (o *outputs) finish() *cellError {
 	}
 	o.held, o.ending = "", ""
 	o.flush()
+	if o.toClear && e == nil {
+		o.clear(false)
+	}
 	return e
 }

@@ -235,19 +235,31 @@ func emptyTab(kind string, cursor int) object {
 func (k *kernel) onReply(m *message) {
 	k.mu.Lock()
 	r := k.relayed[m.parentID()]
+	own := k.own[m.parentID()]
 	c := k.cell
 	if c == nil || r == nil || r != c.request {
 		delete(k.relayed, m.parentID())
 	}
 	k.mu.Unlock()
 	switch {
+	case own != nil:
+		select {
+		case own <- m:
+		default:
+		}
+		return
 	case r == nil:
-		return // to a request of the kernel's own
+		return // to a request of the kernel's own that nobody waits for
 	case c != nil && r == c.request:
 		c.replied(m)
 		return
 	case m.kind() == "complete_reply":
 		m.content = completionFromGoNB(r, m.content)
+	case m.kind() == "inspect_reply":
+		var found struct{ Data object }
+		if m.decode(&found) == nil && foundNothing(found.Data) {
+			m.content = encode(emptyTab(r.kind(), 0))
+		}
 	}
 	m.header["session"] = k.session
 	m.identities = r.identities

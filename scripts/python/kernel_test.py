@@ -29,9 +29,11 @@ def samples(kernel):
         code_generate_error = "%%\nthis does not compile"
         code_display_data = [{"code": "%version", "mime": "text/markdown"}]
         code_inspect_sample = "%%\nfmt.Println"
-        # Values of cells and the history of them: GoNB has neither, so there it is the same code and fails or not by itself.
+        # Values of cells and their history, pages, clearing: GoNB has none, so there it is the same code and fails or not by itself.
         code_execute_result = [{"code": "%gotune version", "mime": "text/plain"}]
         code_history_pattern = "%gotune vers*"
+        code_page_something = "fmt.Println?"
+        code_clear_output = '!printf "one\\033[H\\033[2Jtwo\\n"'  # as clear(1) and progress displays write it
         supported_history_operations = ("tail", "range", "search")
 
     return KernelTest
