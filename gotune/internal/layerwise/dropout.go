@@ -49,6 +49,7 @@ type dropoutRNG struct {
 	p      float64
 	k0, k1 *Node // uint32 scalars, from dropoutKeys
 	layer  *Node // uint32 scalar
+	from   *Node // uint32 scalar: how many tokens come before x's first; nil for none
 }
 
 // apply zeroes elements of x [T, n] with probability p and scales the others by
@@ -60,6 +61,10 @@ func (r *dropoutRNG) apply(x *Node, proj int) *Node {
 	}
 	g := x.Graph()
 	element := Iota(g, shapeOf(dtypes.Uint32, x.Shape().Size()), 0)
+	if r.from != nil {
+		before := Mul(r.from, Scalar(g, dtypes.Uint32, uint32(x.Shape().Dim(-1))))
+		element = Add(element, BroadcastToDims(before, element.Shape().Dimensions...))
+	}
 	key := hash32(BitwiseXor(r.k0, hash32(AddScalar(Mul(r.layer, Scalar(g, dtypes.Uint32, uint32(8))), uint32(proj)))))
 	bits := hash32(Add(hash32(BitwiseXor(element, BroadcastToDims(key, element.Shape().Dimensions...))), r.k1))
 	threshold := uint32(math.Min(r.p*(1<<32), math.MaxUint32))

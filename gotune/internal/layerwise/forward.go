@@ -68,11 +68,7 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 		heads:   b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
 		eps: b.cfg.RMSNormEps, residual: b.residual,
 		norm1: in.weights[0], norm2: in.weights[1], cos: in.cos, sin: in.sin,
-		attn: &attention{geometry: k.geometry, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
-			window: b.cfg.SlidingWindow, bias: in.bias},
-	}
-	if k.fused {
-		l.attn.fused = b.attention().fused
+		attn: b.attentionGraph(k.geometry, in.bias),
 	}
 	rest := in.weights[2:]
 	for i := range k.specs {
@@ -90,6 +86,15 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 		}
 	}
 	return l
+}
+
+// attentionGraph is attention inside a graph.
+func (b *Base) attentionGraph(m geometry, bias *Node) *attention {
+	a := &attention{geometry: m, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim, window: b.cfg.SlidingWindow, bias: bias}
+	if m.fused {
+		a.fused = b.attention().fused
+	}
+	return a
 }
 
 // split cuts a layer program's inputs: n of its own, then the common ones.
@@ -217,7 +222,7 @@ func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout f
 		if !trained {
 			return []*Node{dx}
 		}
-		return []*Node{dx, Add(before, l.gradient(kind.lora))}
+		return []*Node{dx, Add(before, l.gradient(before.Graph(), kind.lora))}
 	})
 	if err != nil {
 		return nil, nil, err

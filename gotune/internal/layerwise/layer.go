@@ -75,25 +75,38 @@ func (l *layerGraph) project(x *Node, r *residuals, projs ...string) (y []*Node,
 // backward returns dx [T, D] (residual dtype) for the gradient dy of y, and
 // gathers the adapters' gradients.
 func (l *layerGraph) backward(x, dy *Node, r *residuals) (dx *Node) {
+	dx2, do := l.backwardAfter(dy, r)
+	dq, dk, dv := l.attn.backward(r.attn, r.o, do)
+	return l.backwardQueryKeyValue(x, dx2, dq, dk, dv, r)
+}
+
+// backwardAfter is the gradient of [layerGraph.after]: that of x2, which is x's on
+// that way, and of o [T, H, d].
+func (l *layerGraph) backwardAfter(dy *Node, r *residuals) (dx2, do *Node) {
+	n := dy.Shape().Dim(0)
+	dm := l.back(r, swiGLU(r.gateUp), nil, ConvertDType(dy, l.dt), "down_proj")
+	dh2 := l.back(r, rmsNorm(r.x2, l.norm2, l.eps, l.dt), nil, swiGLUBackward(r.gateUp, dm), "gate_proj", "up_proj")
+	dx2 = Add(dy, ConvertDType(rmsNormBackward(r.x2, l.norm2, dh2, l.eps), l.residual))
+	do = l.back(r, Reshape(r.o, n, l.heads*l.dim), nil, ConvertDType(dx2, l.dt), "o_proj")
+	return dx2, Reshape(do, n, l.heads, l.dim)
+}
+
+// backwardQueryKeyValue adds the gradient of [layerGraph.queryKeyValue] to dx2.
+func (l *layerGraph) backwardQueryKeyValue(x, dx2, dq, dk, dv *Node, r *residuals) (dx *Node) {
 	n := x.Shape().Dim(0)
-	back := func(x *Node, dys []*Node, joined *Node, projs ...string) *Node {
-		t := make([]*Node, len(projs))
-		for i, p := range projs {
-			t[i] = r.t[p]
-		}
-		return l.linears.backward(x, dys, joined, t, projs...)
-	}
-	dm := back(swiGLU(r.gateUp), nil, ConvertDType(dy, l.dt), "down_proj")
-	dh2 := back(rmsNorm(r.x2, l.norm2, l.eps, l.dt), nil, swiGLUBackward(r.gateUp, dm), "gate_proj", "up_proj")
-	dx2 := Add(dy, ConvertDType(rmsNormBackward(r.x2, l.norm2, dh2, l.eps), l.residual))
-
-	do := back(Reshape(r.o, n, l.heads*l.dim), nil, ConvertDType(dx2, l.dt), "o_proj")
-	dq, dk, dv := l.attn.backward(r.attn, r.o, Reshape(do, n, l.heads, l.dim))
 	dq, dk = ropeRotate(dq, l.cos, l.sin, true), ropeRotate(dk, l.cos, l.sin, true)
-
 	flat := func(x *Node, heads int) *Node { return Reshape(x, n, heads*l.dim) }
-	dh := back(rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, nil, "q_proj", "k_proj", "v_proj")
+	dh := l.back(r, rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, nil, "q_proj", "k_proj", "v_proj")
 	return Add(dx2, ConvertDType(rmsNormBackward(x, l.norm1, dh, l.eps), l.residual))
+}
+
+// back is linears.backward with the inner products noted in r.
+func (l *layerGraph) back(r *residuals, x *Node, dys []*Node, joined *Node, projs ...string) *Node {
+	t := make([]*Node, len(projs))
+	for i, p := range projs {
+		t[i] = r.t[p]
+	}
+	return l.linears.backward(x, dys, joined, t, projs...)
 }
 
 // list returns the residuals as outputs of the forward program.

@@ -192,10 +192,15 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 	return dx
 }
 
-// gradient is the layer's gradient in the order of its flat vector, f32 [n].
-func (l *linears) gradient(ss loraSpecs) *Node {
+// gradient is the layer's gradient in the order of its flat vector, f32 [n], zero for
+// modules that no backward pass of this graph went through.
+func (l *linears) gradient(g *Graph, ss loraSpecs) *Node {
 	var parts []*Node
 	for _, s := range ss {
+		if l.grads[s.proj+".a"] == nil {
+			parts = append(parts, Zeros(g, shapeOf(dtypes.Float32, s.size())))
+			continue
+		}
 		parts = append(parts, Reshape(l.grads[s.proj+".a"], -1), Reshape(l.grads[s.proj+".b"], -1))
 		if s.dora {
 			parts = append(parts, l.grads[s.proj+".m"])

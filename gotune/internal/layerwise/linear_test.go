@@ -75,9 +75,9 @@ func checkLinear(t *testing.T, specs []groupSpec, lora loraSpecs, drop float64, 
 			}
 		}
 		want := Gradient(loss, x, flat)
-		dx, grad := l.backward(x, dys, nil, ts, projs...), l.gradient(lora)
+		dx, grad := l.backward(x, dys, nil, ts, projs...), l.gradient(x.Graph(), lora)
 		side := l.backward(x, nil, joinColumns(dys), ts, projs...)
-		return []*Node{dx, grad, want[0], want[1], side, l.gradient(lora), joined, joinColumns(ys)}
+		return []*Node{dx, grad, want[0], want[1], side, l.gradient(x.Graph(), lora), joined, joinColumns(ys)}
 	}, args...)
 	near(t, "dx", flat(t, out[0]), flat(t, out[2]), 1e-4, 1e-4)
 	near(t, "adapter gradient", flat(t, out[1]), flat(t, out[3]), 1e-4, 1e-4)

@@ -12,6 +12,7 @@ import (
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 
 	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/backend"
 )
 
 // device is a backend with its compiled programs. All calls into the backend go
@@ -138,6 +139,16 @@ func (d *device) upload(flat any, dt dtypes.DType, dims ...int) (buf compute.Buf
 		return nil, failure(doing, err)
 	}
 	return buf, nil
+}
+
+// toHost begins a copy of a tensor to the host's memory.
+func (d *device) toHost(buf compute.Buffer) (h hosted, err error) {
+	const doing = "copy to the host"
+	defer guard(&err, doing)
+	if h, err = backend.ToHost(buf); err != nil {
+		return nil, failure(doing, err)
+	}
+	return h, nil
 }
 
 // number returns v on the device, int32 [1], made once and kept: an upload waits

@@ -14,13 +14,6 @@ import (
 	"github.com/gotune/gotune/gotune/internal/train"
 )
 
-// Memory policies of a [Trainer].
-const (
-	MemoryAuto      = "auto"      // MemorySave
-	MemorySave      = "save"      // keep each layer's residuals from forward to backward
-	MemoryRecompute = "recompute" // keep layer inputs only and run each layer twice
-)
-
 // TrainOptions are the numbers of a training run. Zero means off for Dropout,
 // MaxGradNorm and WeightDecay.
 type TrainOptions struct {
@@ -36,11 +29,16 @@ type TrainOptions struct {
 	Beta1, Beta2, Eps float64
 	// Optim is a name that optim.Check accepts; "" means adamw_torch.
 	Optim string
-	// Memory is MemoryAuto, MemorySave or MemoryRecompute; "" means MemoryAuto.
+	// Memory is MemoryAuto, MemorySave, MemoryRecompute or MemoryOffload; "" means
+	// MemoryAuto.
 	Memory string
-	// Kept is for MemoryRecompute the number of layers, counted from the last, that
-	// keep their residuals all the same, as memory allows; more than there are means all.
+	// Kept is for MemoryRecompute and MemoryOffload the number of layers, counted from the
+	// last, that keep their residuals all the same, as memory allows; more than there are
+	// means all.
 	Kept int
+	// Chunk is the number of tokens that a layer which is computed again takes at a time
+	// where it can; 0 takes all at once.
+	Chunk int
 	// LossScale is the first loss scale of float16 training; 0 means 65536. Other
 	// compute dtypes use none.
 	LossScale float64
@@ -54,8 +52,8 @@ func (o *TrainOptions) validate() error {
 		return fmt.Errorf("layerwise: gradient norm limit %v, weight decay %v, betas %v and %v, epsilon %v, loss scale %v: want none negative and betas below 1",
 			o.MaxGradNorm, o.WeightDecay, o.Beta1, o.Beta2, o.Eps, o.LossScale)
 	}
-	if o.Kept < 0 {
-		return fmt.Errorf("layerwise: %d kept layers, want 0 or more", o.Kept)
+	if o.Kept < 0 || o.Chunk < 0 {
+		return fmt.Errorf("layerwise: %d kept layers and chunks of %d tokens, want 0 or more of both", o.Kept, o.Chunk)
 	}
 	if o.Beta1 == 0 {
 		o.Beta1 = 0.9
@@ -72,23 +70,11 @@ func (o *TrainOptions) validate() error {
 	switch o.Memory {
 	case "", MemoryAuto:
 		o.Memory = MemorySave
-	case MemorySave, MemoryRecompute:
+	case MemorySave, MemoryRecompute, MemoryOffload:
 	default:
-		return fmt.Errorf("layerwise: memory policy %q is unknown; want %s, %s or %s", o.Memory, MemoryAuto, MemorySave, MemoryRecompute)
+		return fmt.Errorf("layerwise: memory policy %q is unknown; want %s, %s, %s or %s", o.Memory, MemoryAuto, MemorySave, MemoryRecompute, MemoryOffload)
 	}
 	return optim.Check(o.Optim)
-}
-
-// keeps is what each of n layers keeps from forward to backward. The last layers
-// come first in the backward pass: their residuals are gone the soonest.
-func (o *TrainOptions) keeps(n int) []keep {
-	out := make([]keep, n)
-	for i := range out {
-		if o.Memory == MemorySave || i >= n-o.Kept {
-			out[i] = keepResiduals
-		}
-	}
-	return out
 }
 
 // Trainer trains one adapter on a frozen base. It implements train.Stepper.
@@ -245,34 +231,41 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 		return err
 	}
 	defer c.free()
-	inputs, saved := []compute.Buffer{x}, make([][]compute.Buffer, len(b.layers))
-	defer func() {
-		drop(inputs...)
-		for _, s := range saved {
-			drop(s...)
-		}
-	}()
+	k := t.newKept(x)
+	defer k.free()
 	for i := range b.layers {
-		y, r, err := b.forwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], inputs[i])
+		if err := k.stow(i); err != nil {
+			return err
+		}
+		y, r, err := t.forward(i, c, k.inputs[i])
 		if err != nil {
 			return err
 		}
-		inputs, saved[i] = append(inputs, y), r
+		k.inputs, k.saved[i] = append(k.inputs, y), r
 	}
-	last := len(b.layers)
-	loss, dy, err := b.newHeadRun(m, md, packed, inputs[last], supervised).forwardBackward()
+	last := k.inputs[len(b.layers)]
+	loss, dy, err := b.newHeadRun(m, md, packed, last, supervised).forwardBackward()
 	if err != nil {
 		return err
 	}
 	g.losses = append(g.losses, loss)
-	drop(inputs[last])
-	inputs = inputs[:last]
-	return t.backward(g, c, inputs, saved, dy)
+	drop(last)
+	k.inputs = k.inputs[:len(b.layers)]
+	return t.backward(g, c, k, dy)
+}
+
+// forward runs layer i as its memory policy says.
+func (t *Trainer) forward(i int, c *passContext, x compute.Buffer) (y compute.Buffer, saved []compute.Buffer, err error) {
+	if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing && n < c.tokens() {
+		y, err = t.base.chunked(i, c, t.ad, t.opt.Dropout, n).forward(x)
+		return y, nil, err
+	}
+	return t.base.forwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], x)
 }
 
 // backward runs the layers in reverse, down to the lowest that is trained. It
-// consumes dy and saved.
-func (t *Trainer) backward(g *gradients, c *passContext, inputs []compute.Buffer, saved [][]compute.Buffer, dy compute.Buffer) error {
+// consumes dy and what was kept.
+func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buffer) (err error) {
 	b := t.base
 	lowest := 0
 	for t.zeros[lowest] == nil {
@@ -280,9 +273,20 @@ func (t *Trainer) backward(g *gradients, c *passContext, inputs []compute.Buffer
 	}
 	sums := make([]compute.Buffer, len(b.layers))
 	for i := len(b.layers) - 1; i >= lowest; i-- {
+		if err := k.fetch(i, lowest); err != nil {
+			drop(sums...)
+			drop(dy)
+			return err
+		}
 		before := g.sums[i]
-		dx, sum, err := b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], inputs[i], dy, before, g.shared, saved[i])
-		saved[i] = nil
+		var dx, sum compute.Buffer
+		if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing && n < c.tokens() {
+			dx, sum, err = b.chunked(i, c, t.ad, t.opt.Dropout, n).backward(k.inputs[i], dy, before, g.shared)
+		} else {
+			dx, sum, err = b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], k.inputs[i], dy, before, g.shared, k.saved[i])
+		}
+		k.saved[i] = nil
+		k.release(i)
 		if err != nil {
 			drop(sums...)
 			return err

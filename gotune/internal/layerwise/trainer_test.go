@@ -136,9 +136,10 @@ func TestDropoutGradient(t *testing.T) {
 	bt := goldenBatch(openGolden(t, "lora", "gqa_all", "expect.safetensors"))
 	a := loadAdapter(t, "lora", "gqa_all")
 	var first map[string][]float32
-	for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute, Kept: 99}} {
+	for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute, Kept: 99},
+		{Memory: MemoryOffload}, {Memory: MemoryOffload, Kept: 1}, {Memory: MemoryRecompute, Chunk: 7}, {Memory: MemoryOffload, Chunk: 16}} {
 		o.Dropout, o.Seed = 0.3, 5
-		memory := fmt.Sprint(o.Memory, " kept ", o.Kept)
+		memory := fmt.Sprint(o.Memory, " kept ", o.Kept, " chunk ", o.Chunk)
 		tr := newTrainer(t, b, a, o)
 		grad := gradientOf(t, tr, bt)
 		if first == nil {
@@ -167,8 +168,10 @@ func TestKeeps(t *testing.T) {
 			t.Errorf("%s, %d kept: %v, want %v", tt.o.Memory, tt.o.Kept, got, tt.want)
 		}
 	}
-	if err := (&TrainOptions{Kept: -1}).validate(); err == nil {
-		t.Error("a negative number of layers passes")
+	for _, o := range []TrainOptions{{Kept: -1}, {Chunk: -1}, {Memory: "swap"}} {
+		if err := o.validate(); err == nil {
+			t.Errorf("%+v passes", o)
+		}
 	}
 }
 

@@ -1,0 +1,291 @@
+package layerwise
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+)
+
+// A layer that is computed again can take its tokens a chunk of rows at a time:
+// attention needs them all at once, everything else (projections, norms, the MLP) works
+// row by row. So the MLP's tensors, of which a layer's program otherwise holds about
+// eight of [T, F], exist for one chunk alone. A chunk is a call: its result goes into
+// its rows of a tensor that is passed along and updated in place, as the loss does.
+//
+//	qkv  x → q, k, v          attend  q, k, v → o            after  x, o → y
+//	afterback  x, o, dy → dx2, do     attendback  do → dq, dk, dv     qkvback  x, dq, dk, dv, dx2 → dx
+//
+// Backwards the layer holds at most ten tensors of [T, D] beside its input: dx2, q, k,
+// v, o, do, dq, dk, dv and, from the layer before, its input on the way from the
+// host. Each chunk unpacks the weights that it needs again. Values are those of the
+// whole layer but for the order in which the adapters' gradients are summed.
+
+// chunkAlign is what chunks of so many rows or more are a multiple of, the last one
+// excepted.
+const chunkAlign = 64
+
+// rowRange is n rows from the row on that begins there.
+type rowRange struct{ from, n int }
+
+// chunksOf cuts t rows into about equal ranges of at most limit rows, rounded up to
+// chunkAlign. The last may be shorter, which compiles programs of its own.
+func chunksOf(t, limit int) (out []rowRange) {
+	count := (t + limit - 1) / limit
+	n := (t + count - 1) / count
+	if n >= chunkAlign {
+		n = (n + chunkAlign - 1) / chunkAlign * chunkAlign
+	}
+	for at := 0; at < t; at += n {
+		out = append(out, rowRange{at, min(n, t-at)})
+	}
+	return out
+}
+
+// rowsAt are n rows of x from at (int32 scalar) on.
+func rowsAt(x, at *Node, n int) *Node {
+	from, sizes := []*Node{at}, append([]int{n}, x.Shape().Dimensions[1:]...)
+	for range sizes[1:] {
+		from = append(from, ScalarZero(at.Graph(), dtypes.Int32))
+	}
+	return DynamicSlice(x, from, sizes)
+}
+
+// putRows is x with rows from at on replaced by part.
+func putRows(x, part, at *Node) *Node {
+	from := []*Node{at}
+	for range x.Shape().Dimensions[1:] {
+		from = append(from, ScalarZero(at.Graph(), dtypes.Int32))
+	}
+	return DynamicUpdateSlice(x, ConvertDType(part, x.DType()), from)
+}
+
+// chunked runs one layer by chunks.
+type chunked struct {
+	*Base
+	i     int
+	c     *passContext
+	ad    *DeviceAdapter
+	kind  layerKind
+	parts []rowRange
+}
+
+func (b *Base) chunked(i int, c *passContext, ad *DeviceAdapter, dropout float64, limit int) *chunked {
+	return &chunked{Base: b, i: i, c: c, ad: ad, kind: b.kind(i, c.geometry, ad, dropout, keepNothing), parts: chunksOf(c.tokens(), limit)}
+}
+
+// room is a tensor of zeros [T, …] to put chunks into.
+func (l *chunked) room(dt dtypes.DType, dims ...int) (compute.Buffer, error) {
+	shape := shapeOf(dt, append([]int{l.c.tokens()}, dims...)...)
+	zero, err := l.dev.number(0)
+	if err != nil {
+		return nil, err
+	}
+	out, err := l.call("room "+shape.String(), []compute.Buffer{zero}, nil, func(in []*Node) []*Node {
+		return []*Node{Zeros(in[0].Graph(), shape)}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// each calls a program for every chunk. Behind its inputs come those of own; the
+// first count of own are replaced by its results, one for each. Those are donated and
+// dropped on an error, except that the one at kept stays the caller's in the first
+// call. build gets the layer's graph for the chunk, own, and the chunk's place.
+func (l *chunked) each(name string, own []compute.Buffer, count, kept int, build func(g *layerGraph, in []*Node, at *Node, n int) []*Node) error {
+	give := make([]int, count)
+	for i := range give {
+		give[i] = i
+	}
+	for _, r := range l.parts {
+		at, err := l.dev.number(int32(r.from))
+		if err != nil {
+			return err
+		}
+		n := len(own)
+		donate := slices.DeleteFunc(slices.Clone(give), func(i int) bool { return i == kept })
+		out, err := l.callGiving(fmt.Sprintf("%s n%d %s", name, r.n, l.kind.key()), l.arguments(l.i, l.c, l.ad, append(slices.Clone(own), at)...), give, donate, func(in []*Node) []*Node {
+			in, common := l.kind.split(in, n+1)
+			at := Reshape(in[n])
+			common.cos, common.sin = rowsAt(common.cos, at, r.n), rowsAt(common.sin, at, r.n)
+			g := l.layer(&l.kind, common)
+			if g.rng != nil {
+				g.rng.from = Bitcast(at, dtypes.Uint32)
+			}
+			return build(g, in[:n], at, r.n)
+		})
+		if err != nil {
+			return err
+		}
+		copy(own, out)
+		kept = -1
+	}
+	return nil
+}
+
+// queryKeyValue is q [T, H, d], k and v [T, K, d] of x.
+func (l *chunked) queryKeyValue(x compute.Buffer) (qkv []compute.Buffer, err error) {
+	own := make([]compute.Buffer, 3, 4)
+	defer func() {
+		if err != nil {
+			drop(own[:3]...)
+		}
+	}()
+	for i, heads := range []int{l.cfg.NumHeads, l.cfg.NumKVHeads, l.cfg.NumKVHeads} {
+		if own[i], err = l.room(l.dt, heads, l.cfg.HeadDim); err != nil {
+			return nil, err
+		}
+	}
+	own = append(own, x)
+	err = l.each("qkv", own, 3, -1, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+		q, k, v := g.queryKeyValue(rowsAt(in[3], at, n), &residuals{t: map[string]*Node{}})
+		return []*Node{putRows(in[0], q, at), putRows(in[1], k, at), putRows(in[2], v, at)}
+	})
+	return own[:3], err
+}
+
+// attend is attention over all rows: o [T, H, d] and the rows' log-sum-exp.
+func (l *chunked) attend(qkv []compute.Buffer) (o, lse compute.Buffer, err error) {
+	out, err := l.call("attend "+l.kind.key(), l.masked(qkv), nil, func(in []*Node) []*Node {
+		o, s := l.attentionGraph(l.c.geometry, l.bias(in)).forward(in[0], in[1], in[2])
+		return []*Node{o, s.lse}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[0], out[1], nil
+}
+
+// masked adds the pass's mask, where it has one, which bias finds again.
+func (l *chunked) masked(in []compute.Buffer) []compute.Buffer {
+	if !l.c.masks() {
+		return in
+	}
+	return append(slices.Clone(in), l.c.bias)
+}
+
+func (l *chunked) bias(in []*Node) *Node {
+	if !l.c.masks() {
+		return nil
+	}
+	return in[len(in)-1]
+}
+
+// forward computes y. x stays the caller's.
+func (l *chunked) forward(x compute.Buffer) (y compute.Buffer, err error) {
+	qkv, err := l.queryKeyValue(x)
+	if err != nil {
+		return nil, err
+	}
+	o, lse, err := l.attend(qkv)
+	drop(qkv...)
+	if err != nil {
+		return nil, err
+	}
+	drop(lse)
+	defer drop(o)
+	if y, err = l.room(l.residual, l.cfg.HiddenSize); err != nil {
+		return nil, err
+	}
+	own := []compute.Buffer{y, x, o}
+	err = l.each("after", own, 1, -1, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+		y := g.after(rowsAt(in[1], at, n), &residuals{o: rowsAt(in[2], at, n), t: map[string]*Node{}})
+		return []*Node{putRows(in[0], y, at)}
+	})
+	if err != nil {
+		drop(own[0])
+		return nil, err
+	}
+	return own[0], nil
+}
+
+// backward is [Base.backwardLayer] for a layer that keeps nothing.
+func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool) (dx, sum compute.Buffer, err error) {
+	var own [2]compute.Buffer // dx so far, and do
+	own[0], sum = dy, grad
+	defer func() {
+		if err != nil {
+			drop(own[:]...)
+			if sum != grad || !keepGrad {
+				drop(sum)
+			}
+		}
+	}()
+	qkv, err := l.queryKeyValue(x)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, lse, err := l.attend(qkv)
+	defer func() { drop(qkv...); drop(o, lse) }()
+	if err != nil {
+		return nil, nil, err
+	}
+	if own[1], err = l.room(l.dt, l.cfg.NumHeads, l.cfg.HeadDim); err != nil {
+		return nil, nil, err
+	}
+	// step adds a part of the layer to own[:n] and, where it has adapters, to sum.
+	step := func(name string, n int, rest []compute.Buffer, projs []string, build func(g *layerGraph, in []*Node, at *Node, n int) []*Node) error {
+		all, count, kept := slices.Concat(own[:n], rest), n, -1
+		trained := slices.ContainsFunc(l.kind.lora, func(s loraSpec) bool { return slices.Contains(projs, s.proj) })
+		if trained {
+			all, count = slices.Insert(all, n, sum), n+1
+			if sum == grad && keepGrad {
+				kept = n
+			}
+		}
+		err := l.each(name, all, count, kept, func(g *layerGraph, in []*Node, at *Node, rows int) []*Node {
+			if !trained {
+				return build(g, in, at, rows)
+			}
+			out := build(g, slices.Delete(slices.Clone(in), n, n+1), at, rows)
+			return append(out, Add(in[n], g.gradient(at.Graph(), l.kind.lora)))
+		})
+		copy(own[:n], all)
+		if trained {
+			sum = all[n]
+		}
+		return err
+	}
+	err = step("afterback", 2, []compute.Buffer{x, o}, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+		r := &residuals{o: rowsAt(in[3], at, n), t: map[string]*Node{}}
+		g.after(rowsAt(in[2], at, n), r)
+		dx2, do := g.backwardAfter(rowsAt(in[0], at, n), r)
+		return []*Node{putRows(in[0], dx2, at), putRows(in[1], do, at)}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	// Its inputs are not donated: results in their place would have to be copied there.
+	d, err := l.call("attendback "+l.kind.key(), l.masked([]compute.Buffer{qkv[0], qkv[1], qkv[2], o, lse, own[1]}), nil, func(in []*Node) []*Node {
+		a := l.attentionGraph(l.c.geometry, l.bias(in))
+		dq, dk, dv := a.backward(a.saved(in[0], in[1], in[2], in[4]), in[3], in[5])
+		return []*Node{dq, dk, dv}
+	})
+	drop(qkv...)
+	drop(o, lse, own[1])
+	qkv, o, lse, own[1] = nil, nil, nil, nil
+	if err != nil {
+		return nil, nil, err
+	}
+	defer drop(d...)
+	err = step("qkvback", 1, append([]compute.Buffer{x}, d...), []string{"q_proj", "k_proj", "v_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+		part := func(i int) *Node { return rowsAt(in[i], at, n) }
+		return []*Node{putRows(in[0], g.backwardQueryKeyValue(part(1), part(0), part(2), part(3), part(4), &residuals{t: map[string]*Node{}}), at)}
+	})
+	return own[0], sum, err
+}
+
+// saved is what forward kept, from its inputs and the rows' log-sum-exp.
+func (a *attention) saved(q, k, v, lse *Node) *saved {
+	switch {
+	case a.slots != nil:
+		return &saved{q, k, v, lse}
+	case a.fused != nil:
+		return &saved{a.split(q), a.split(k), a.split(v), lse}
+	}
+	return &saved{a.toQuery(q), a.toKey(k), a.toKey(v), lse}
+}
