@@ -136,6 +136,9 @@ func (b *Base) callGiving(key string, in []compute.Buffer, give, donate []int, b
 	if err != nil {
 		return nil, err
 	}
+	if b.dev.plan != nil {
+		return b.dev.plan.run(p, in, donate)
+	}
 	return p.run(in, donate...)
 }
 

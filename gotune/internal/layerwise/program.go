@@ -28,6 +28,8 @@ type device struct {
 	programs map[string]*program
 	numbers  map[int32]compute.Buffer
 	kernel   *kernelChoice // nil until it is asked for
+	plan     *plan         // nil on a device where calls run
+	limit    int64         // its memory where it has no account of it; 0 for no bound
 }
 
 var (
@@ -74,6 +76,9 @@ func (d *device) programOn(be compute.Backend, key string, inputs []shapes.Shape
 // compiled is programOn for a program that is mostly run with the inputs of donate
 // donated: results of their types take their memory.
 func (d *device) compiled(be compute.Backend, key string, inputs []shapes.Shape, donate []int, build func(g *Graph, in []*Node) []*Node) (p *program, err error) {
+	if d.plan != nil {
+		return d.plan.compile(be, key, inputs, donate, build)
+	}
 	full := fullKey(key, inputs)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -133,6 +138,9 @@ func (p *program) run(in []compute.Buffer, donate ...int) (out []compute.Buffer,
 
 // upload copies a flat slice to the device.
 func (d *device) upload(flat any, dt dtypes.DType, dims ...int) (buf compute.Buffer, err error) {
+	if d.plan != nil {
+		return d.plan.upload(shapes.Make(dt, dims...)), nil
+	}
 	doing := fmt.Sprintf("upload %s%v", dt, dims)
 	defer guard(&err, doing)
 	if buf, err = d.be.BufferFromFlatData(d.num, flat, shapes.Make(dt, dims...)); err != nil {
@@ -143,6 +151,9 @@ func (d *device) upload(flat any, dt dtypes.DType, dims ...int) (buf compute.Buf
 
 // toHost begins a copy of a tensor to the host's memory.
 func (d *device) toHost(buf compute.Buffer) (h hosted, err error) {
+	if d.plan != nil {
+		return d.plan.toHost(buf)
+	}
 	const doing = "copy to the host"
 	defer guard(&err, doing)
 	if h, err = backend.ToHost(buf); err != nil {
@@ -154,6 +165,9 @@ func (d *device) toHost(buf compute.Buffer) (h hosted, err error) {
 // number returns v on the device, int32 [1], made once and kept: an upload waits
 // for all that was queued before it. It must not be freed or donated.
 func (d *device) number(v int32) (buf compute.Buffer, err error) {
+	if d.plan != nil {
+		return d.plan.number(v), nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if buf = d.numbers[v]; buf == nil {

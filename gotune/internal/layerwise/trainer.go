@@ -3,6 +3,7 @@ package layerwise
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -87,7 +88,7 @@ type Trainer struct {
 	keep   []keep // of each layer
 
 	first, second compute.Buffer   // AdamW's m and v, f32 [N]
-	zeros         []compute.Buffer // a zero gradient for each layer, f32 [n]
+	zeros         []compute.Buffer // a zero gradient for each layer, f32 [n]; one for layers of a size
 	calls         int              // steps taken, skipped ones included: the dropout masks' clock
 	updates       int              // AdamW's t
 	scale         lossScale
@@ -117,14 +118,15 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 	if err := t.setStates(zero, zero); err != nil {
 		return nil, err
 	}
+	zeros := map[int]compute.Buffer{0: nil}
 	for _, s := range t.ad.layout.layers {
-		var z compute.Buffer
-		if n := s.size(); n > 0 {
-			if z, err = b.dev.upload(zero[:n], dtypes.Float32, n); err != nil {
+		n := s.size()
+		if _, ok := zeros[n]; !ok {
+			if zeros[n], err = b.dev.upload(zero[:n], dtypes.Float32, n); err != nil {
 				return nil, err
 			}
 		}
-		t.zeros = append(t.zeros, z)
+		t.zeros = append(t.zeros, zeros[n])
 	}
 	return t, nil
 }
@@ -151,7 +153,11 @@ func (t *Trainer) Free() {
 func (t *Trainer) free() {
 	t.ad.free()
 	drop(t.first, t.second)
-	drop(t.zeros...)
+	for i, z := range t.zeros {
+		if !slices.Contains(t.zeros[:i], z) {
+			drop(z)
+		}
+	}
 	t.first, t.second, t.zeros = nil, nil, nil
 }
 
