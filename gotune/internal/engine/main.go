@@ -28,7 +28,8 @@ const EnvIdle = "GOTUNE_ENGINE_IDLE"
 
 // Main runs `gotune engine` with args until it is told to end (the verb
 // shutdown, SIGTERM, SIGINT) or has been idle for long enough, and returns the
-// exit status. Runs under way are stopped with a checkpoint.
+// exit status. Runs under way are stopped with a checkpoint. Started in a session
+// of its own, it goes to the background once it listens (see detach).
 func Main(args []string, version string) int {
 	o := Options{Version: version, Idle: DefaultIdle}
 	if s := os.Getenv(EnvIdle); s != "" {
@@ -45,6 +46,9 @@ func Main(args []string, version string) int {
 	f.DurationVar(&o.Idle, "idle", o.Idle, "end after this long without work; 0: never")
 	if err := f.Parse(args); err != nil {
 		return 2
+	}
+	if ownSession() {
+		return detach(o.Socket)
 	}
 	if err := fillDirs(&o); err != nil {
 		fmt.Fprintln(os.Stderr, "gotune engine:", err)
