@@ -78,6 +78,9 @@ func all(ctx context.Context, args []string) error {
 		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024", "-memory", "recompute,auto")
 		jobs[len(jobs)-1].env = []string{fmt.Sprintf("%s=%.4f", backend.EnvMemoryFraction, t4Bytes/float64(d[0].TotalBytes))}
 	}
+	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
+		add("longest", self, "longest", "-model", whole, "-pool", "14.5", "-double", "-steps", "1")
+	}
 	add("packed", self, "packed", "-model", whole)
 	add("decode", self, "decode", "-model", whole)
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(*models, "merged"))

@@ -19,6 +19,8 @@
 //	train     tokens/s of optimizer steps: B rows of S tokens, all supervised, NF4,
 //	          LoRA r=64 on q and v, dropout 0.1, AdamW, clipping; median of the steps
 //	          after the first, whose seconds (compilation) are reported beside it
+//	longest   the longest row that one step fits into a pool of 14.5 GiB (-pool), its layers'
+//	          inputs in the host's memory: found by plans, then trained on
 //	packed    useful tokens/s (padding not counted) on documents of real lengths (log-normal, mean
 //	          350, cut at 1,024): padded batches of 4, grouped by length, and packed rows
 //	decode    logits of a token read behind a prompt and with it; tokens/s of greedy streams,
@@ -40,7 +42,7 @@ import (
 // stages by name.
 var stages = map[string]func(ctx context.Context, args []string) error{
 	"all": all, "env": environment, "reference": reference, "check": check,
-	"load": load, "train": trainSpeed, "decode": decode, "merge": merge, "packed": packedSpeed,
+	"load": load, "train": trainSpeed, "decode": decode, "merge": merge, "packed": packedSpeed, "longest": longest,
 }
 
 func main() {

@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,7 +37,8 @@ type session struct {
 type settings struct {
 	model, backend, dtype, quant, targets, attention string
 	rank                                             int
-	resident                                         float64
+	resident, pool                                   float64
+	double                                           bool
 }
 
 func (s *settings) flags(fs *flag.FlagSet) {
@@ -46,6 +49,8 @@ func (s *settings) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.targets, "targets", "q_proj,v_proj", "projections with an adapter")
 	fs.StringVar(&s.attention, "attention", layerwise.AttentionAuto, "auto, plain")
 	fs.Float64Var(&s.resident, "resident", -1, "GiB that unpacked 4-bit layers may take on the device; -1 unpacks them in each call")
+	fs.Float64Var(&s.pool, "pool", 0, "GiB that the backend may take of the device, taken at the start; 0 for what it needs")
+	fs.BoolVar(&s.double, "double", false, "double quantization: scales in 8 bits")
 	fs.IntVar(&s.rank, "rank", 64, "of the adapter")
 }
 
@@ -53,6 +58,9 @@ func (s *settings) flags(fs *flag.FlagSet) {
 // gradient is.
 func (s *settings) open(ctx context.Context) (*session, error) {
 	before := deviceUsed()
+	if err := s.setPool(); err != nil {
+		return nil, err
+	}
 	be, err := backend.Open(s.backend)
 	if err != nil {
 		return nil, err
@@ -65,11 +73,26 @@ func (s *settings) open(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	start := time.Now()
-	o := layerwise.LoadOptions{Quant: s.quant, ComputeDType: s.dtype, Attention: s.attention, ResidentBytes: int64(s.resident * (1 << 30))}
+	o := layerwise.LoadOptions{Quant: s.quant, DoubleQuant: s.double, ComputeDType: s.dtype, Attention: s.attention, ResidentBytes: int64(s.resident * (1 << 30))}
 	ses.base, err = layerwise.Load(ctx, ses.trace, ses.ck, o, nil)
 	ses.loaded = time.Since(start)
 	runtime.GC()
 	return ses, err
+}
+
+// setPool bounds the pool of a CUDA backend that is not open yet.
+func (s *settings) setPool() error {
+	if s.pool <= 0 {
+		return nil
+	}
+	d, err := cuda.Devices()
+	if err != nil {
+		return fmt.Errorf("-pool: %w", err)
+	}
+	if len(d) == 0 || float64(d[0].TotalBytes) < s.pool*(1<<30) {
+		return fmt.Errorf("-pool %g: there is no GPU with as much memory", s.pool)
+	}
+	return os.Setenv(backend.EnvMemoryFraction, strconv.FormatFloat(s.pool*(1<<30)/float64(d[0].TotalBytes), 'f', 6, 64))
 }
 
 func newAdapter(c *model.Config, rank int, targets string) (*lora.Adapter, error) {

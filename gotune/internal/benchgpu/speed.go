@@ -48,9 +48,10 @@ func trainSpeed(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("train", flag.ContinueOnError)
 	s.flags(fs)
 	lengths := fs.String("lengths", "512,1024,2048", "tokens of a row")
-	memories := fs.String("memory", "recompute,save", "memory policies")
+	memories := fs.String("memory", "recompute,save", "memory policies: save, recompute, offload; auto takes the first that fits")
 	rows := fs.Int("batch", 4, "rows")
-	kept := fs.Int("kept", 0, "layers that keep their residuals under recompute")
+	kept := fs.Int("kept", 0, "layers that keep their residuals under recompute and offload")
+	chunk := fs.Int("chunk", 0, "tokens that a layer which is computed again takes at a time; 0 for all")
 	steps := fs.Int("steps", 6, "steps after the first")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -68,7 +69,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 			if err != nil {
 				return fmt.Errorf("-lengths %q: %w", *lengths, err)
 			}
-			if err := trainCase(ses, s.dtype, memory, *kept, *rows, n, *steps); err != nil {
+			if err := trainCase(ses, s.dtype, layerwise.TrainOptions{Memory: memory, Kept: *kept, Chunk: *chunk}, *rows, n, *steps); err != nil {
 				failed = append(failed, fmt.Sprintf("%s S=%d: %v", memory, n, err))
 			}
 		}
@@ -80,8 +81,10 @@ func trainSpeed(ctx context.Context, args []string) error {
 }
 
 // trainCase measures one geometry.
-func trainCase(ses *session, dtype, memory string, kept, rows, length, steps int) error {
-	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Memory: memory, Kept: kept})
+func trainCase(ses *session, dtype string, o layerwise.TrainOptions, rows, length, steps int) error {
+	memory := o.Memory
+	o.Dropout, o.MaxGradNorm, o.WeightDecay = 0.1, 0.3, 0.001
+	tr, err := ses.base.NewTrainer(ses.adapter, o)
 	if err != nil {
 		return err
 	}
@@ -89,6 +92,11 @@ func trainCase(ses *session, dtype, memory string, kept, rows, length, steps int
 	micro := []*batch.Batch{full(rows, length, ses.ck.Config.VocabSize)}
 	ses.trace.reset()
 	start := time.Now()
+	fit, err := plan(tr, memory, micro)
+	if err != nil {
+		return err
+	}
+	peakBefore := ses.peak()
 	res, err := tr.Step(micro, 2e-4)
 	if err != nil {
 		return err
@@ -121,8 +129,11 @@ func trainCase(ses *session, dtype, memory string, kept, rows, length, steps int
 	slices.Sort(took)
 	step := took[len(took)/2]
 	title := dtype + " " + memory
-	if kept > 0 {
-		title += fmt.Sprintf(" kept %d", kept)
+	if o.Kept > 0 {
+		title += fmt.Sprintf(" kept %d", o.Kept)
+	}
+	if o.Chunk > 0 {
+		title += fmt.Sprintf(" chunk %d", o.Chunk)
 	}
 	found, missed := backend.Programs(ses.device)
 	if ses.base.Resident() > 0 {
@@ -131,9 +142,9 @@ func trainCase(ses *session, dtype, memory string, kept, rows, length, steps int
 	if ses.plain {
 		title += " plain attention"
 	}
-	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), "attention "+ses.base.Attention()+", "+strings.Join(programs, ", "), map[string]float64{
+	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), "attention "+ses.base.Attention()+", "+strings.Join(programs, ", ")+"; "+fit.String(), predicted(map[string]float64{
 		"tok/s": float64(rows*length) / step, "step ms": step * 1e3, "fastest ms": took[0] * 1e3, "inside calls ms": inside, "awaited step ms": awaitedStep.Seconds() * 1e3, "first step s": first.Seconds(),
-		"compile s": compile.Seconds(), "GiB": ses.gib(), "peak GiB": ses.peak(), "programs found": float64(found), "programs compiled": float64(missed), "first loss": loss, "last loss": res.Loss})
+		"compile s": compile.Seconds(), "GiB": ses.gib(), "programs found": float64(found), "programs compiled": float64(missed), "first loss": loss, "last loss": res.Loss}, fit, peakBefore, ses.peak()))
 	return nil
 }
 

@@ -40,19 +40,19 @@ type Fit struct {
 	squares float64 // bytes for each row and square of its length
 }
 
-// fitShare is the share of a device that a step may take: a pool can be so cut up that
+// FitShare is the share of a device that a step may take: a pool can be so cut up that
 // the last of it is of no use.
-const fitShare = 0.98
+const FitShare = 0.98
 
 // OK says whether the step fits.
-func (f *Fit) OK() bool { return f.Limit <= 0 || float64(f.Peak) <= fitShare*float64(f.Limit) }
+func (f *Fit) OK() bool { return f.Limit <= 0 || float64(f.Peak) <= FitShare*float64(f.Limit) }
 
 // Missing is how many bytes are missing, 0 if the step fits.
 func (f *Fit) Missing() int64 {
 	if f.OK() {
 		return 0
 	}
-	return f.Peak - int64(fitShare*float64(f.Limit))
+	return f.Peak - int64(FitShare*float64(f.Limit))
 }
 
 // LargestBatch is about how many rows of this length fit, from the peak's part that
@@ -62,7 +62,7 @@ func (f *Fit) LargestBatch() int {
 		return 0
 	}
 	each := float64(f.Peak-f.fixed) / float64(f.Batch)
-	return max(0, int((fitShare*float64(f.Limit)-float64(f.fixed))/each))
+	return max(0, int((FitShare*float64(f.Limit)-float64(f.fixed))/each))
 }
 
 // LargestLength is about how long the rows of this batch can be, in steps of 64:
@@ -76,7 +76,7 @@ func (f *Fit) LargestLength() int {
 	grown, s := float64(f.Peak-f.fixed), float64(f.Length)
 	square := min(f.squares*float64(f.Batch), 0.9*grown/(s*s))
 	linear := grown/s - square*s
-	room := fitShare*float64(f.Limit) - float64(f.fixed)
+	room := FitShare*float64(f.Limit) - float64(f.fixed)
 	if room <= 0 {
 		return 0
 	}

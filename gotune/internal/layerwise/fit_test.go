@@ -136,7 +136,7 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s takes %d, the policy before %d", f.Policy(), f.Peak, least)
 		}
 		least = f.Peak
-		b.dev.limit = int64(float64(f.Peak)/fitShare) + 1
+		b.dev.limit = int64(float64(f.Peak)/FitShare) + 1
 		tr := newTrainer(t, b, a, TrainOptions{})
 		got, err := tr.Choose(micro, nil)
 		if err != nil {
