@@ -69,6 +69,7 @@ func all(ctx context.Context, args []string) error {
 	}
 	add("check plain", self, "check", "-model", two, "-dtype", "bfloat16", "-attention", "plain", "-reference", *ref)
 	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", *ref)
+	add("check offload", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-chunk", "128", "-reference", *ref)
 	add("load", self, "load", "-model", whole)
 	add("train", self, "train", "-model", whole, "-lengths", *lengths)
 	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")

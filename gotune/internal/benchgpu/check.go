@@ -37,7 +37,7 @@ const beta1 = 0.5
 const noTF32 = "NVIDIA_TF32_OVERRIDE"
 
 // passes returns what onePass does for each of checkBatches, under "batch/name".
-func passes(ses *session, memory string) (map[string][]float32, error) {
+func passes(ses *session, memory layerwise.TrainOptions) (map[string][]float32, error) {
 	all := map[string][]float32{}
 	for _, c := range checkBatches {
 		one, err := onePass(ses, memory, c.make(checkLength, ses.ck.Config.VocabSize))
@@ -53,8 +53,9 @@ func passes(ses *session, memory string) (map[string][]float32, error) {
 
 // onePass returns loss and gradients of one step with dropout 0.1, and the
 // loss without dropout.
-func onePass(ses *session, memory string, bt *batch.Batch) (map[string][]float32, error) {
-	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, Seed: 5, Beta1: beta1, Memory: memory, LossScale: 1024})
+func onePass(ses *session, o layerwise.TrainOptions, bt *batch.Batch) (map[string][]float32, error) {
+	o.Dropout, o.Seed, o.Beta1, o.LossScale = 0.1, 5, beta1, 1024
+	tr, err := ses.base.NewTrainer(ses.adapter, o)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +106,7 @@ func reference(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	all, err := passes(ses, layerwise.MemorySave)
+	all, err := passes(ses, layerwise.TrainOptions{Memory: layerwise.MemorySave})
 	if err != nil {
 		return err
 	}
@@ -131,6 +132,7 @@ func check(ctx context.Context, args []string) error {
 	s.flags(fs)
 	path := fs.String("reference", "", "file from the stage reference")
 	memory := fs.String("memory", layerwise.MemorySave, "memory policy")
+	chunk := fs.Int("chunk", 0, "tokens that a layer which is computed again takes at a time")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -146,7 +148,7 @@ func check(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	got, err := passes(ses, *memory)
+	got, err := passes(ses, layerwise.TrainOptions{Memory: *memory, Chunk: *chunk})
 	if err != nil {
 		return err
 	}
