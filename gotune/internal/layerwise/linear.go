@@ -64,13 +64,23 @@ func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t 
 		if !slices.ContainsFunc(m.spec.parts, func(p part) bool { return slices.Contains(projs, p.proj) }) {
 			continue
 		}
-		whole := linearNT(x, m.w)
-		if m.holds(projs) {
-			joined = whole
+		// An adapter is added to its projection's own product, into whose memory XLA
+		// lets the second product write; cut out of a joined one it would be copied.
+		single := slices.ContainsFunc(m.spec.parts, func(p part) bool { return l.lora[p.proj] != nil })
+		var whole *Node
+		if !single {
+			whole = linearNT(x, m.w)
+			if m.holds(projs) {
+				joined = whole
+			}
 		}
 		row := 0
 		for _, p := range m.spec.parts {
-			base[p.proj] = columns(whole, row, p.out)
+			if single {
+				base[p.proj] = linearNT(x, l.weight(p.proj))
+			} else {
+				base[p.proj] = columns(whole, row, p.out)
+			}
 			row += p.out
 		}
 	}

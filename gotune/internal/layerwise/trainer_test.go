@@ -115,7 +115,7 @@ func TestDropoutMask(t *testing.T) {
 	}
 	j0, j1 := dropoutKeys(1, 3, 0)
 	m0, m1 := dropoutKeys(1, 2, 1)
-	for i, other := range [][]float32{mask(k0, k1, 3, 1), mask(k0, k1, 4, 0), mask(j0, j1, 3, 0), mask(m0, m1, 3, 0)} {
+	for i, other := range [][]float32{mask(k0, k1, 3, 1), mask(k0, k1, 3, 2), mask(k0, k1, 4, 0), mask(j0, j1, 3, 0), mask(m0, m1, 3, 0)} {
 		both := 0
 		for k := range a {
 			if a[k] == 0 && other[k] == 0 {
