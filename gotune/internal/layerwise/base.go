@@ -30,6 +30,7 @@ type Base struct {
 	table       []TensorInfo
 	bytes       int64            // device bytes of the weights as loaded
 	extra       int64            // device bytes of resident unpacked weights
+	unpackers   int              // trainers that asked for them
 	headBytes   int              // bound of one chunk of the loss
 	choice      *attentionChoice // nil until the first batch
 	freed       bool

@@ -23,6 +23,7 @@ type Fit struct {
 	Chunk         int    // tokens of a chunk of the others, 0 for all
 
 	Weights   int64 // frozen, unpacked copies included
+	Unpacked  int64 // of Weights, 4-bit matrices kept unpacked
 	Adapter   int64 // trained values, their gradient's first summand
 	Optimizer int64 // AdamW's states
 	Other     int64 // in use beside those by the device's account: other models, adapters
@@ -111,7 +112,7 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 	}
 	layers := len(b.layers)
 	f := &Fit{Batch: largest.B, Length: largest.S, Tokens: largest.B * largest.S, Memory: o.Memory, Layers: layers, Chunk: o.Chunk,
-		Weights: b.bytes + b.extra, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
+		Weights: b.bytes + b.extra, Unpacked: b.extra, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
 	for _, k := range o.keeps(layers) {
 		if k == keepResiduals {
 			f.Kept++
@@ -153,7 +154,7 @@ func (b *Base) unpackedLayer() int64 {
 
 // Choose finds the memory policy that computes the least again among those whose
 // step fits, takes it for the trainer's further steps, and returns its plan: all
-// residuals kept; those of as many of the last layers as fit; no residuals and
+// residuals kept (and the 4-bit layers unpacked where there is room to spare); those of as many of the last layers as fit; no residuals and
 // inputs in the host's memory; and that by chunks. Where nothing fits, or
 // the device has no account of its memory, the plan is that of the leanest, or of all
 // residuals. each is as for [Trainer.Fit].
@@ -175,11 +176,17 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 		tokens = max(tokens, m.B*m.S)
 	}
 	first := t.opt
+	if first.Memory == MemorySave {
+		if err := t.unpack(micro); err != nil {
+			return nil, err
+		}
+	}
 	if first.Memory == MemorySave || first.Memory == MemoryRecompute && first.Kept > 0 {
 		if f, err = take(first); err != nil || f.OK() {
 			return f, err
 		}
 	}
+	t.pack()
 	for _, o := range leaner(first, tokens) {
 		if f, err = take(o); err != nil {
 			return f, err
@@ -216,17 +223,23 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 // full rate.
 const chunkTokens = 4096
 
+// ChunkFor is TrainOptions.Chunk for batches of that many tokens: 0 where the
+// tensors of all are no larger than those of two chunks.
+func ChunkFor(tokens int) int {
+	if tokens <= 2*chunkTokens {
+		return 0
+	}
+	return chunkTokens
+}
+
 // leaner lists policies by what they take, the largest first.
 func leaner(o TrainOptions, tokens int) (out []TrainOptions) {
-	o.Kept = 0
+	o.Kept, o.Chunk = 0, ChunkFor(tokens)
 	for _, memory := range []string{MemoryRecompute, MemoryOffload} {
 		if memory == MemoryRecompute && o.Memory == MemoryOffload {
 			continue
 		}
-		o.Memory, o.Chunk = memory, 0
-		if tokens > 2*chunkTokens {
-			o.Chunk = chunkTokens
-		}
+		o.Memory = memory
 		out = append(out, o)
 	}
 	for o.Chunk = chunkTokens; o.Chunk >= 1024; o.Chunk /= 2 {
@@ -243,7 +256,11 @@ func (f *Fit) Refusal() error {
 	if f.OK() {
 		return nil
 	}
-	change := ""
+	return fmt.Errorf("a step of B=%d×S=%d %w: %s of %s (%s) are missing; %s", f.Batch, f.Length, ErrDoesNotFit, gib(f.Missing()), gib(f.Limit), f.Account(), f.Advice())
+}
+
+// Advice says what to change so that a step fits.
+func (f *Fit) Advice() (change string) {
 	if n := f.LargestBatch(); n > 0 && n < f.Batch {
 		change = fmt.Sprintf("set BatchSize to about %d", n)
 	} else if n := f.LargestLength(); n > 0 && n < f.Length {
@@ -255,15 +272,19 @@ func (f *Fit) Refusal() error {
 	case f.Memory == MemorySave:
 		change += `, or GradientCheckpointing to "auto" or "offload"`
 	case f.Memory == MemoryRecompute:
-		change += `, or GradientCheckpointing to "auto" or "offload", which keeps layers' inputs in the host's memory`
+		change += `, or GradientCheckpointing to "offload", which keeps layers' inputs in the host's memory`
 	}
-	return fmt.Errorf("a step of B=%d×S=%d %w: %s of %s (%s) are missing; %s", f.Batch, f.Length, ErrDoesNotFit, gib(f.Missing()), gib(f.Limit), f.Account(), change)
+	return change
 }
 
 // Account lists what is held at the peak.
 func (f *Fit) Account() string {
+	weights := gib(f.Weights)
+	if f.Unpacked > 0 {
+		weights += " (" + gib(f.Unpacked) + " of them unpacked 4-bit layers)"
+	}
 	text := fmt.Sprintf("weights %s, adapter %s, optimizer %s, saved for the backward pass %s, at work in %s %s",
-		gib(f.Weights), gib(f.Adapter), gib(f.Optimizer), gib(f.Saved), f.Program, gib(f.Working))
+		weights, gib(f.Adapter), gib(f.Optimizer), gib(f.Saved), f.Program, gib(f.Working))
 	if f.Other > 1<<20 {
 		text += ", other " + gib(f.Other)
 	}
@@ -291,18 +312,18 @@ func (f *Fit) chunks() string {
 	return fmt.Sprintf(", %d tokens at a time", f.Chunk)
 }
 
-// String is the proof: what a step takes and what would fit.
+// String is the proof in a line: what a step takes and what would fit.
 func (f *Fit) String() string {
 	verb := "fits"
 	if !f.OK() {
 		verb = "does not fit"
 	}
-	text := fmt.Sprintf("%s at B=%d×S=%d (%s), %s", gib(f.Peak), f.Batch, f.Length, f.Account(), f.Policy())
+	where := fmt.Sprintf("at B=%d×S=%d, %s", f.Batch, f.Length, f.Policy())
 	if f.Limit <= 0 {
-		return "takes " + text
+		return fmt.Sprintf("takes %s %s", gib(f.Peak), where)
 	}
-	return fmt.Sprintf("%s: %s of %s; by the same account, extrapolated, B=%d×S=%d or B=%d×S=%d would still fit",
-		verb, text, gib(f.Limit), f.LargestBatch(), f.Length, f.Batch, f.LargestLength())
+	return fmt.Sprintf("%s: %s of %s %s; the largest that fits, extrapolated: B=%d×S=%d or B=%d×S=%d",
+		verb, gib(f.Peak), gib(f.Limit), where, f.LargestBatch(), f.Length, f.Batch, f.LargestLength())
 }
 
 // gib is a number of bytes as people read it.

@@ -92,6 +92,7 @@ type Trainer struct {
 	calls         int              // steps taken, skipped ones included: the dropout masks' clock
 	updates       int              // AdamW's t
 	scale         lossScale
+	unpacked      bool // it asked for unpacked layers
 }
 
 var _ train.Stepper = (*Trainer)(nil)
@@ -151,6 +152,7 @@ func (t *Trainer) Free() {
 }
 
 func (t *Trainer) free() {
+	t.pack()
 	t.ad.free()
 	drop(t.first, t.second)
 	for i, z := range t.zeros {
