@@ -128,7 +128,11 @@ func (k *kernel) evaluate(c *cell) {
 		k.toCell(c, "")
 		return
 	}
-	k.toCell(c, k.runMagics(c))
+	code := k.runMagics(c)
+	if usesWasm(code) {
+		k.prepareWasm(c)
+	}
+	k.toCell(c, code)
 }
 
 // runMagics runs the kernel's own magics of a cell and returns the rest of it, none if one failed.

@@ -48,10 +48,14 @@ type client struct {
 	arrived *sync.Cond
 }
 
+// testKernelID is Jupyter's name of a kernel, which is in its connection file's.
+const testKernelID = "12345678-1234-4321-8765-123456789abc"
+
 type startOptions struct {
 	env     []string // added to the kernel's
 	id      string   // of the sockets, "" for one of zmq4's
 	command []string // before the kernel's own command line
+	plain   bool     // GoNB itself, without this kernel
 }
 
 // needGoNB ends the test when there is no GoNB to run: nothing here works without.
@@ -97,7 +101,7 @@ func startKernel(t *testing.T, o startOptions) *client {
 	for _, p := range []*int{&c.conn.ShellPort, &c.conn.ControlPort, &c.conn.StdinPort, &c.conn.IOPubPort, &c.conn.HBPort} {
 		*p = freePort(t)
 	}
-	file := filepath.Join(dir, "kernel-test.json")
+	file := filepath.Join(dir, "kernel-"+testKernelID+".json")
 	if err := os.WriteFile(file, encode(c.conn), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +110,10 @@ func startKernel(t *testing.T, o startOptions) *client {
 		t.Fatal(err)
 	}
 	argv := append(append([]string{}, o.command...), self, "kernel", "--kernel", file)
+	if o.plain {
+		argv = append(append([]string{}, o.command...), gonb, "--kernel", file, "--raw_error", "--logtostderr=false", "--log_dir="+dir, "--stderrthreshold=FATAL")
+		c.codec.trusted = true
+	}
 	c.cmd = exec.Command(argv[0], argv[1:]...)
 	c.cmd.Dir = dir
 	// With the parent's pid, as Jupyter gives it: a kernel ends with a test binary that is killed.

@@ -20,13 +20,13 @@ type environment struct {
 }
 
 // goSettings are variables of "go env": from the environment or the user's Go configuration.
-type goSettings struct{ GOVERSION, GOPROXY, GONOSUMDB, GOFLAGS, GOMODCACHE string }
+type goSettings struct{ GOVERSION, GOROOT, GOPROXY, GONOSUMDB, GOFLAGS, GOMODCACHE string }
 
 // readEnvironment asks the go command. Without one the kernel starts all the same, and cells fail with
 // GoNB's message.
 func readEnvironment() environment {
 	e := environment{goDir: findGo()}
-	command := exec.Command(e.goCommand(), "env", "-json", "GOVERSION", "GOPROXY", "GONOSUMDB", "GOFLAGS", "GOMODCACHE")
+	command := exec.Command(e.goCommand(), "env", "-json", "GOVERSION", "GOROOT", "GOPROXY", "GONOSUMDB", "GOFLAGS", "GOMODCACHE")
 	command.Dir = os.TempDir() // not in a folder whose go.mod asks for another toolchain
 	if out, err := command.Output(); err == nil {
 		_ = json.Unmarshal(out, &e.goSettings)

@@ -24,9 +24,10 @@ type kernel struct {
 	engine  *engine
 	started time.Time
 
-	gonb    *gonb // nil when GoNB cannot be started: each cell then fails with gonbErr
-	gonbErr error
-	ready   chan struct{} // closed when GoNB answers and its output is seen to arrive
+	gonb      *gonb // nil when GoNB cannot be started: each cell then fails with gonbErr
+	gonbErr   error
+	wasmTried bool          // only runCells looks at it
+	ready     chan struct{} // closed when GoNB answers and its output is seen to arrive
 
 	queue chan *cell
 

@@ -71,7 +71,7 @@ func (k *kernel) catchUp() {
 	for k.mu.Lock(); k.ahead > 0 && k.gonb != nil; k.mu.Lock() {
 		k.ahead--
 		c := k.newCell(&request{message: newMessage(k.session, "execute_request", nil, object{})})
-		c.silent, c.store = false, true
+		c.store = true
 		k.cell = c
 		k.mu.Unlock()
 		k.toCell(c, "")
