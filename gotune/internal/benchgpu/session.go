@@ -48,7 +48,7 @@ func (s *settings) flags(fs *flag.FlagSet) {
 	fs.StringVar(&s.quant, "quant", layerwise.QuantNF4, "none, nf4, fp4")
 	fs.StringVar(&s.targets, "targets", "q_proj,v_proj", "projections with an adapter")
 	fs.StringVar(&s.attention, "attention", layerwise.AttentionAuto, "auto, plain")
-	fs.Float64Var(&s.resident, "resident", -1, "GiB that unpacked 4-bit layers may take on the device; -1 unpacks them in each call")
+	fs.Float64Var(&s.resident, "resident", 0, "GiB that unpacked 4-bit layers may take on the device; 0 lets -memory auto decide, -1 unpacks them in each call")
 	fs.Float64Var(&s.pool, "pool", 0, "GiB that the backend may take of the device, taken at the start; 0 for what it needs")
 	fs.BoolVar(&s.double, "double", false, "double quantization: scales in 8 bits")
 	fs.IntVar(&s.rank, "rank", 64, "of the adapter")
