@@ -54,9 +54,10 @@ type Trainer struct {
 	// step. Default 1.
 	GradAccum int
 
-	// GradientCheckpointing says whether to keep each layer's results for the
-	// backward pass ("off", fast) or to compute them again ("on", lean). "auto",
-	// the default, takes the fastest that fits into the memory.
+	// GradientCheckpointing says what each layer keeps for the backward pass: "save"
+	// (or "off") its results, fast; "recompute" (or "on") its input, and it is computed
+	// again; "offload" its input in the host's memory, the leanest. "auto", the
+	// default, takes the fastest that fits into the memory, for each layer.
 	GradientCheckpointing string
 
 	// MaxGradNorm is the length the gradient is clipped to. Default 0.3; -1: no
@@ -156,7 +157,7 @@ func (t Trainer) Resolved() (Trainer, error) {
 	}
 	t.fillDefaults()
 	t.checkNumbers(&c)
-	c.oneOf("GradientCheckpointing", t.GradientCheckpointing, "auto", "on", "off")
+	c.oneOf("GradientCheckpointing", t.GradientCheckpointing, "auto", "save", "recompute", "offload", "off", "on")
 	c.oneOf("Optim", t.Optim, optimizers...)
 	c.oneOf("LRScheduler", t.LRScheduler, schedulers...)
 	if t.Packing && t.GroupByLength {

@@ -77,7 +77,7 @@ func longest(ctx context.Context, args []string) error {
 		if err != nil {
 			return nil, err
 		}
-		emit("longest", fmt.Sprintf("plan S=%d", n), fit.String(), map[string]float64{"predicted GiB": float64(fit.Peak) / (1 << 30), "limit GiB": float64(fit.Limit) / (1 << 30),
+		emit("longest", fmt.Sprintf("plan S=%d", n), fit.String()+"; "+fit.Account(), map[string]float64{"predicted GiB": float64(fit.Peak) / (1 << 30), "limit GiB": float64(fit.Limit) / (1 << 30),
 			"host GiB": float64(fit.Host) / (1 << 30), "s": time.Since(start).Seconds(), "programs": float64(fit.Programs)})
 		return fit, nil
 	}

@@ -102,6 +102,9 @@ func TestVerbs(t *testing.T) {
 	if err != nil || r.State != gotune.RunDone || r.Step != 6 || !(r.Loss > 0) || !(r.EvalLoss > 0) || len(r.Checkpoints) != 3 {
 		t.Fatalf("train: %+v, %v", r, err)
 	}
+	if notes := strings.Join(r.Notes, "\n"); !strings.HasPrefix(r.Fit, "takes ") || !strings.Contains(r.Fit, "all layers keep their residuals") || !strings.Contains(notes, "weights") || !strings.Contains(notes, "optimizer") {
+		t.Errorf("proof of the fit: %q, notes %q", r.Fit, r.Notes)
+	}
 	again, err := run.Train()
 	if err != nil || again.Step != 6 || again.Seconds != r.Seconds {
 		t.Errorf("train again: step %d in %v s, %v; want the run that is there (%v s)", again.Step, again.Seconds, err, r.Seconds)

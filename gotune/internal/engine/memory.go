@@ -4,9 +4,11 @@ import (
 	"fmt"
 
 	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune"
 	"github.com/gotune/gotune/gotune/internal/backend"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	checkpoint "github.com/gotune/gotune/gotune/internal/model"
+	"github.com/gotune/gotune/gotune/internal/wire"
 )
 
 // residuals estimates the bytes that a training step keeps from forward to
@@ -35,31 +37,63 @@ func workspace(c *checkpoint.Config, batch, length, elementSize int) int64 {
 	return layer + activations + scores + logits
 }
 
-// memoryPolicy decides what a step keeps. "auto" keeps the residuals of as many
-// layers as are estimated to fit into the device's free memory with a tenth to spare,
-// beside what a step needs in any case, and computes the others again. kept is their
-// number where the policy is to compute again. The text says what was found.
-func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSize int, free int64) (policy string, kept int, fit string) {
+// memoryPolicy is what a run's setting asks for. "auto" begins with an estimate: the
+// residuals of as many layers as should fit into the device's free memory with a tenth to
+// spare, beside what a step needs in any case. The plan of the step, which compiles
+// programs, then corrects it (layerwise.Trainer.Choose); an estimate that is about right
+// saves compiling programs that are not used.
+func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSize int, free int64) (policy string, kept, chunk int) {
+	switch setting {
+	case "off", "save":
+		return layerwise.MemorySave, 0, 0
+	case "on", "recompute":
+		return layerwise.MemoryRecompute, 0, layerwise.ChunkFor(batch * length)
+	case "offload":
+		return layerwise.MemoryOffload, 0, layerwise.ChunkFor(batch * length)
+	}
 	keep := residuals(c, batch*length, elementSize)
 	work := workspace(c, batch, length, elementSize)
-	shape := fmt.Sprintf("B=%d×S=%d", batch, length)
-	switch {
-	case setting == "on":
-		return layerwise.MemoryRecompute, 0, "activations are computed again, as asked for"
-	case setting == "off":
-		return layerwise.MemorySave, 0, fmt.Sprintf("activations are kept, as asked for: about %s at %s", size(keep), shape)
-	case free <= 0:
-		return layerwise.MemorySave, 0, fmt.Sprintf("activations are kept: about %s at %s", size(keep), shape)
-	case keep+work <= free-free/10:
-		return layerwise.MemorySave, 0, fmt.Sprintf("activations are kept: about %s of %s free at %s", size(keep+work), size(free), shape)
+	if free <= 0 || keep+work <= free-free/10 {
+		return layerwise.MemorySave, 0, 0
 	}
 	inputs := int64(batch*length) * int64(c.HiddenSize*elementSize) // of a layer that is computed again
 	each := keep/int64(c.NumLayers) - inputs
 	if left := free - free/10 - work - inputs*int64(c.NumLayers); left > 0 {
 		kept = int(min(left/each, int64(c.NumLayers-1)))
 	}
-	return layerwise.MemoryRecompute, kept, fmt.Sprintf("activations are computed again for %d of %d layers: keeping all takes about %s of %s free at %s",
-		c.NumLayers-kept, c.NumLayers, size(keep+work), size(free), shape)
+	return layerwise.MemoryRecompute, kept, layerwise.ChunkFor(batch * length)
+}
+
+// prove plans the largest step before the first: it compiles that step's programs, puts
+// what the step takes into the run's record, and refuses a run that can't fit. With
+// "auto" the trainer takes the policy that computes the least again and fits.
+func (w *worker) prove(t *layerwise.Trainer) error {
+	micro, err := w.plan.Largest()
+	if err != nil {
+		return err
+	}
+	n := int64(0)
+	each := func(program string) {
+		n++
+		w.call.progress(wire.Progress{Task: "compile", Done: n, Unit: "programs", Note: program})
+	}
+	find := t.Fit
+	if w.config.GradientCheckpointing == layerwise.MemoryAuto {
+		find = t.Choose
+	}
+	fit, err := find(micro, each)
+	if err != nil {
+		return err
+	}
+	w.update(func(i *gotune.RunInfo) { i.Fit = fit.String() })
+	w.note("memory at the peak of the largest step: " + fit.Account())
+	if fit.OK() {
+		return nil
+	}
+	return &gotune.Error{Kind: gotune.KindMemory, Op: "train", Object: fmt.Sprintf("run %s", quote(w.config.Name)),
+		Found:  fmt.Sprintf("a step of B=%d×S=%d takes %s: %s", fit.Batch, fit.Length, size(fit.Peak), fit.Account()),
+		Wanted: fmt.Sprintf("at most %s of the device's %s: %s are missing", size(fit.Peak-fit.Missing()), size(fit.Limit), size(fit.Missing())),
+		Next:   fit.Advice()}
 }
 
 // size is a number of bytes as people read it.

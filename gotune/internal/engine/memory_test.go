@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/gotune/gotune/gotune/internal/layerwise"
@@ -19,23 +18,25 @@ func TestMemoryPolicy(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, setting string
+		length        int
 		free          int64
 		want          string
 		kept          [2]int // of 32 layers, from … to
+		chunk         int
 	}{
-		{"H100", "auto", 70 << 30, layerwise.MemorySave, [2]int{0, 0}},
-		{"T4", "auto", 10 << 30, layerwise.MemoryRecompute, [2]int{5, 25}},
-		{"nothing to spare", "auto", 2 << 30, layerwise.MemoryRecompute, [2]int{0, 0}},
-		{"T4, kept all the same", "off", 10 << 30, layerwise.MemorySave, [2]int{0, 0}},
-		{"H100, again all the same", "on", 70 << 30, layerwise.MemoryRecompute, [2]int{0, 0}},
-		{"unknown", "auto", 0, layerwise.MemorySave, [2]int{0, 0}},
+		{"H100", "auto", 1024, 70 << 30, layerwise.MemorySave, [2]int{0, 0}, 0},
+		{"T4", "auto", 1024, 10 << 30, layerwise.MemoryRecompute, [2]int{5, 25}, 0},
+		{"nothing to spare", "auto", 1024, 2 << 30, layerwise.MemoryRecompute, [2]int{0, 0}, 0},
+		{"T4, kept all the same", "off", 1024, 10 << 30, layerwise.MemorySave, [2]int{0, 0}, 0},
+		{"H100, again all the same", "on", 1024, 70 << 30, layerwise.MemoryRecompute, [2]int{0, 0}, 0},
+		{"by its other name", "recompute", 1024, 70 << 30, layerwise.MemoryRecompute, [2]int{0, 0}, 0},
+		{"to the host", "offload", 1024, 70 << 30, layerwise.MemoryOffload, [2]int{0, 0}, 0},
+		{"long rows", "offload", 8192, 70 << 30, layerwise.MemoryOffload, [2]int{0, 0}, 4096},
+		{"unknown", "auto", 1024, 0, layerwise.MemorySave, [2]int{0, 0}, 0},
 	} {
-		got, kept, fit := memoryPolicy(tt.setting, c, 4, 1024, 2, tt.free)
-		if kept < tt.kept[0] || kept > tt.kept[1] {
-			t.Errorf("%s: %d layers kept, want %d to %d", tt.name, kept, tt.kept[0], tt.kept[1])
-		}
-		if got != tt.want || !strings.Contains(fit, "activations") {
-			t.Errorf("%s: %s (%s), want %s", tt.name, got, fit, tt.want)
+		got, kept, chunk := memoryPolicy(tt.setting, c, 4, tt.length, 2, tt.free)
+		if kept < tt.kept[0] || kept > tt.kept[1] || got != tt.want || chunk != tt.chunk {
+			t.Errorf("%s: %s, %d layers kept, chunks of %d; want %s, %d to %d, %d", tt.name, got, kept, chunk, tt.want, tt.kept[0], tt.kept[1], tt.chunk)
 		}
 	}
 }

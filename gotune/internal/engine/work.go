@@ -93,7 +93,10 @@ func (w *worker) all() (string, error) {
 	w.live = trainer
 	w.mu.Unlock()
 	w.started(adapter, snapshot)
-	w.call.progress(wire.Progress{Task: "compile", Note: fmt.Sprintf("the first step builds the programs for %d lengths: %v", len(w.plan.Buckets), w.plan.Buckets)})
+	w.call.progress(wire.Progress{Task: "compile", Note: fmt.Sprintf("the programs for the largest step; those of %d lengths in all come with their first steps: %v", len(w.plan.Buckets), w.plan.Buckets)})
+	if err := w.prove(trainer); err != nil {
+		return gotune.RunFailed, err
+	}
 	result, err := w.plan.Run(w, trainer, snapshot, w.hooks(trainer))
 	if a, e := trainer.Adapter(); e == nil {
 		w.setAdapter(a)
@@ -229,9 +232,8 @@ func (w *worker) loopConfig() train.Config {
 func (w *worker) options() layerwise.TrainOptions {
 	t := w.config
 	longest := w.plan.Buckets[len(w.plan.Buckets)-1]
-	memory, kept, fit := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
-	w.update(func(i *gotune.RunInfo) { i.Fit = fit })
-	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, Memory: memory, Kept: kept}
+	memory, kept, chunk := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
+	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, Memory: memory, Kept: kept, Chunk: chunk}
 }
 
 // begin returns the last checkpoint and its adapter, or nil and a new adapter.

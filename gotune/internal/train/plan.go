@@ -180,6 +180,33 @@ func (p *Plan) micro(step int) ([]*batch.Batch, error) {
 	return out, nil
 }
 
+// Largest returns the micro-batches of the step of the first epoch that takes the
+// most memory: the one with the largest batch and, of those, with the most
+// documents.
+func (p *Plan) Largest() ([]*batch.Batch, error) {
+	if err := p.seek(0); err != nil {
+		return nil, err
+	}
+	step, longest, most, at := 0, -1, 0, 0
+	for chunk := range slices.Chunk(p.order, p.Config.BatchSize) {
+		n, pieces := 0, 0
+		for _, i := range chunk {
+			n, pieces = max(n, p.lengths[i]), pieces+max(1, len(p.examples[i].Pieces))
+		}
+		s, err := p.collator.Shape(n)
+		if err != nil {
+			return nil, err
+		}
+		if s > longest || s == longest && pieces > most {
+			step, longest, most = at/p.Config.GradAccum, s, pieces
+		}
+		if at++; at == p.Steps*p.Config.GradAccum {
+			break
+		}
+	}
+	return p.micro(step)
+}
+
 // epochAfter is the number of passes done after so many steps.
 func (p *Plan) epochAfter(steps int) float64 {
 	done := min(steps%p.StepsPerEpoch*p.Config.GradAccum, p.MicroBatches)

@@ -388,6 +388,36 @@ func TestDefaultsAndPlan(t *testing.T) {
 	}
 }
 
+// Largest is the step with the longest rows and, of those, the most documents.
+func TestLargest(t *testing.T) {
+	examples := corpus(40, 1)
+	for i := range examples {
+		examples[i].IDs, examples[i].Labels = examples[i].IDs[:4], examples[i].Labels[:4]
+	}
+	long := func(i int, pieces ...int) {
+		e := &examples[i]
+		e.IDs, e.Labels, e.Pieces = make([]int32, 20), make([]int32, 20), pieces
+	}
+	long(7, 20)
+	long(23, 5, 5, 10)
+	long(31, 10, 10)
+	p, err := NewPlan(Config{BatchSize: 2, GradAccum: 2, MaxSteps: 10, Buckets: batch.BucketOptions{Multiple: 1}}, examples, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	micro, err := p.Largest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := 0
+	for _, m := range micro {
+		documents = max(documents, int(slices.Max(m.Segments)))
+	}
+	if len(micro) != 2 || max(micro[0].S, micro[1].S) != 20 || documents != 3 {
+		t.Errorf("%d micro-batches of %d and %d tokens, %d documents in a row; want 2, one of them the row with 3", len(micro), micro[0].S, micro[1].S, documents)
+	}
+}
+
 // TestPace holds speed and time left against a clock of one second a step and
 // ten for the first, which compiles.
 func TestPace(t *testing.T) {
