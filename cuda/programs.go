@@ -86,6 +86,20 @@ func (c *ProgramCache) Counts() (found, missed int) {
 	return c.hits, c.misses
 }
 
+// Size is the number of programs in the folder and their bytes.
+func (c *ProgramCache) Size() (programs int, bytes int64, err error) {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("cache of compiled programs: %w", err)
+	}
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil && filepath.Ext(e.Name()) == programExt { // one that goes meanwhile is not there
+			programs, bytes = programs+1, bytes+st.Size()
+		}
+	}
+	return programs, bytes, nil
+}
+
 func (c *ProgramCache) log(format string, a ...any) { c.print(fmt.Sprintf(format, a...)) }
 
 const programExt = ".program"

@@ -51,6 +51,9 @@ func TestProgramCacheLimit(t *testing.T) {
 	if _, err := os.Stat(stale); !os.IsNotExist(err) {
 		t.Errorf("a file that was never finished is still there: %v", err)
 	}
+	if n, size, err := c.Size(); err != nil || n != 3 || size <= 3000 || size > 3500 {
+		t.Errorf("%d programs of %d bytes, %v; want 3 of 1,000 and their headers", n, size, err)
+	}
 	if err := c.put(programKeyOf("large"), make([]byte, 4000)); err == nil || !strings.Contains(err.Error(), "4000") {
 		t.Errorf("a program larger than the cache: %v", err)
 	}

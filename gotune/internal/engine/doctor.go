@@ -32,7 +32,7 @@ func (e *Engine) doctor(c *call, _ none) (gotune.DoctorInfo, error) {
 	d.Devices = append(d.Devices, gotune.Device{Name: host.Model, Memory: host.TotalBytes, Free: host.AvailableBytes, BF16: host.AMX})
 	d.Checks = append(d.Checks, e.checkBackends(&d, len(gpus) > 0, gpuErr)...)
 	d.Precision, d.Advice = precision(d.Backend, gpus, host)
-	d.Checks = append(d.Checks, checkSpace(d.CacheDir, d.CacheFree), checkToken(h), checkTool("gonb", "GOTUNE_GONB", filepath.Join(d.CacheDir, "bin", "gonb")))
+	d.Checks = append(d.Checks, checkPrograms(), checkSpace(d.CacheDir, d.CacheFree), checkToken(h), checkTool("gonb", "GOTUNE_GONB", filepath.Join(d.CacheDir, "bin", "gonb")))
 	return d, nil
 }
 
@@ -81,6 +81,27 @@ func precision(name string, gpus []cuda.Device, host cuda.HostInfo) (dtype, advi
 		return "float32", "this CPU has bfloat16 tiles (AMX): ComputeDType \"bfloat16\" is faster here; \"auto\" takes float32, which is exact"
 	}
 	return "float32", "no GPU: training takes float32 on the CPU, where 16-bit types are slower"
+}
+
+// checkPrograms looks at the cache of compiled programs. Without one all works, slower.
+func checkPrograms() gotune.Finding {
+	f := gotune.Finding{What: "compiled programs", OK: true}
+	c, err := cuda.OpenProgramCache(nil)
+	if err != nil {
+		f.OK, f.Found, f.Next = false, firstLine(err.Error()), "each process compiles its programs until the folder can be used; "+cuda.EnvPrograms+" names another"
+		return f
+	}
+	if c == nil {
+		f.Found, f.Next = "not kept: "+cuda.EnvPrograms+" is off", "unset "+cuda.EnvPrograms+" so that later processes find them"
+		return f
+	}
+	n, bytes, err := c.Size()
+	if err != nil {
+		f.OK, f.Found = false, firstLine(err.Error())
+		return f
+	}
+	f.Found = fmt.Sprintf("%d of %s at most %s in %s; %s=off turns it off", n, size(bytes), size(cuda.ProgramCacheBytes), c.Dir(), cuda.EnvPrograms)
+	return f
 }
 
 func checkSpace(dir string, free int64) gotune.Finding {

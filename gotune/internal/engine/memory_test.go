@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	checkpoint "github.com/gotune/gotune/gotune/internal/model"
 )
@@ -37,6 +40,22 @@ func TestMemoryPolicy(t *testing.T) {
 		got, kept, chunk := memoryPolicy(tt.setting, c, 4, tt.length, 2, tt.free)
 		if kept < tt.kept[0] || kept > tt.kept[1] || got != tt.want || chunk != tt.chunk {
 			t.Errorf("%s: %s, %d layers kept, chunks of %d; want %s, %d to %d, %d", tt.name, got, kept, chunk, tt.want, tt.kept[0], tt.kept[1], tt.chunk)
+		}
+	}
+}
+
+// The doctor says where compiled programs are kept, how many, and how to change that.
+func TestCheckPrograms(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "programs")
+	for _, tt := range []struct {
+		set   string
+		ok    bool
+		found string
+	}{{dir, true, "0 of 0.0 MiB"}, {"off", true, "not kept"}, {"relative", false, "absolute"}} {
+		t.Setenv(cuda.EnvPrograms, tt.set)
+		f := checkPrograms()
+		if f.OK != tt.ok || !strings.Contains(f.Found, tt.found) || !strings.Contains(f.Found+f.Next, cuda.EnvPrograms) {
+			t.Errorf("%s=%s: %+v", cuda.EnvPrograms, tt.set, f)
 		}
 	}
 }
