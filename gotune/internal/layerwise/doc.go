@@ -48,6 +48,16 @@
 // reads two numbers at its end, and the device does not idle in between. Errors of
 // queued calls show where a result is read; GOTUNE_CALLS=awaited shows them at the call.
 //
+// # Memory
+//
+// A layer keeps for its backward pass its residuals, its input, or its input in pinned
+// host memory (memory.go); long batches go through a layer that is computed again in chunks
+// of tokens (chunked.go). [Trainer.Fit] plans a step before it runs: the step's own code
+// runs on tensors that are sizes alone, each program is compiled, and what XLA says
+// that it takes is added to what is live at that call and to what the device's
+// allocator has in use (plan.go). [Trainer.Choose] takes the policy that computes
+// the least again and fits. Donated inputs give their memory to results (package cuda).
+//
 // # Measured
 //
 // Llama-2-7B shapes on an H100, NF4, r=64 on q and v, B=4, bfloat16, calls awaited
