@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gotune/gotune/cuda/smi"
 	"github.com/gotune/gotune/gotune"
 )
 
@@ -140,7 +141,7 @@ func (k *kernel) magicStatus(ctx context.Context, _ []string) (*magicResult, err
 	if err != nil {
 		return nil, err
 	}
-	return statusResult(s, readGPUs(ctx, s.PID)), nil
+	return statusResult(s, smi.Read(ctx)), nil
 }
 
 func (k *kernel) magicFree(ctx context.Context, _ []string) (*magicResult, error) {

@@ -257,7 +257,9 @@ pressed, heard := b.Listen(), comms.Listen[string]("/in")
 comms.Send("/out", 17.5)
 fmt.Println("heard", <-heard.C)
 fmt.Println("pressed", <-pressed.C)`, nil)
-		c.browse("the button's script", func(o *message) bool { return strings.HasSuffix(o.kind(), "display_data") && strings.Contains(string(o.content), "buttonCount") })
+		c.browse("the button's script", func(o *message) bool {
+			return strings.HasSuffix(o.kind(), "display_data") && strings.Contains(string(o.content), "buttonCount")
+		})
 		c.say("/button", 0) // as the script does at first
 		c.browse("message of the program", func(o *message) bool { return o.kind() == "comm_msg" && strings.Contains(string(o.content), "17.5") })
 		c.say("/in", "a word")

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/gotune/gotune/cuda/smi"
 	"github.com/gotune/gotune/gotune"
 )
 
@@ -59,7 +60,7 @@ func tableResult(line string, head []string, rows [][]string) *magicResult {
 }
 
 // statusResult shows an engine's status: a line about the process, then what it holds and does, then the GPUs.
-func statusResult(s *gotune.StatusInfo, gpus []gpu) *magicResult {
+func statusResult(s *gotune.StatusInfo, gpus []smi.GPU) *magicResult {
 	head := fmt.Sprintf("Engine %s, process %d, up %s. %s: %s held, %s at most. Host memory %s.", s.Version, s.PID, spanText(s.Seconds),
 		orNone(s.Backend, "No device in use"), bytesText(s.DeviceBytes), bytesText(s.DevicePeak), bytesText(s.HostBytes))
 	var rows [][]string
@@ -87,8 +88,8 @@ func statusResult(s *gotune.StatusInfo, gpus []gpu) *magicResult {
 		head += " It holds nothing and does nothing."
 	}
 	for _, g := range gpus {
-		rows = append(rows, g.rows()...)
-		head = strings.TrimSpace(head + " " + g.crowded())
+		rows = append(rows, gpuRows(g, s.PID)...)
+		head = strings.TrimSpace(head + " " + crowded(g, s.PID))
 	}
 	if len(rows) == 0 {
 		return plain(head)

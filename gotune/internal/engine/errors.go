@@ -3,9 +3,12 @@ package engine
 import (
 	"context"
 	"errors"
+	"strings"
 
+	"github.com/gotune/gotune/cuda/smi"
 	"github.com/gotune/gotune/gotune"
 	"github.com/gotune/gotune/gotune/internal/hub"
+	"github.com/gotune/gotune/gotune/internal/layerwise"
 	"github.com/gotune/gotune/gotune/internal/wire"
 )
 
@@ -40,11 +43,34 @@ func asGotune(op string, err error) *gotune.Error {
 		return &gotune.Error{Kind: gotune.KindInterrupted, Op: opNames[op], Found: "the cell was interrupted", Next: "run the cell again: what was finished is kept"}
 	}
 	e := *gotune.AsError(opNames[op], err)
+	if errors.Is(err, layerwise.ErrOutOfMemory) {
+		e.Kind = gotune.KindMemory
+	}
+	if e.Kind == gotune.KindMemory {
+		e = withHolders(e)
+	}
 	var g *gotune.Error
 	if e.Kind == gotune.KindInternal && !errors.As(err, &g) {
 		e.Kind = gotune.KindInvalid // the packages below name what is wrong with a file or a config
 	}
 	return &e
+}
+
+// withHolders adds to a lack of memory who else has the GPU's: then it is not the
+// model or the batch that is too large.
+func withHolders(e gotune.Error) gotune.Error {
+	const next = "end those programs, or wait for them, and run the cell again"
+	if strings.HasSuffix(e.Next, next) {
+		return e // an error that comes by twice
+	}
+	if h := smi.Holders(smi.Read(context.Background()), pid); h != "" {
+		e.Found += "; " + h
+		if e.Next != "" {
+			e.Next += "; or "
+		}
+		e.Next += next
+	}
+	return e
 }
 
 // hubKinds are the Hub's kinds of failure in gotune's words, the first that
