@@ -101,8 +101,10 @@ set_up() {
 
 main() {
     note "setting up gotune in $cache (what is there already is kept)"
-    if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-        nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | sed 's/^/    GPU: /'
+    if [[ -e /dev/nvidia0 ]]; then
+        local gpu
+        gpu=$(nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null) || gpu="one that nvidia-smi does not name"
+        printf '    GPU: %s\n' "$gpu"
     else
         echo "    no GPU: small models work on the processor. For a T4: Runtime > Change runtime type, before this cell"
     fi

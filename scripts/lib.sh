@@ -40,6 +40,20 @@ timed() {
     printf '%d s\n' $((SECONDS - began))
 }
 
+# check WHAT COMMAND…: one check of a test in shell, counted in passed or failed.
+passed=0 failed=0
+check() {
+    local what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+        printf 'ok   %s\n' "$what"
+    else
+        failed=$((failed + 1))
+        printf 'FAIL %s\n' "$what"
+    fi
+}
+
 # fresh STAMP VALUE: is the stamp's content the value?
 fresh() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 
@@ -111,7 +125,11 @@ go_tool() {
 fetch_plugins() {
     local -x PATH=$venv_jupyter/bin:$PATH
     timed "XLA's plugin for the CPU" "$bin/gotune" plugin fetch cpu
-    if [[ -e /dev/nvidia0 ]] && ! "$bin/gotune" plugin show | grep -q '^cuda .*from the'; then
+    [[ -e /dev/nvidia0 ]] || return 0
+    local have
+    if have=$("$bin/gotune" plugin show | grep '^cuda .*from the'); then
+        printf "    XLA's plugin for CUDA is there: %s\n" "${have#cuda *}"
+    else
         timed "XLA's plugin for CUDA, with NVIDIA's libraries (2 GB)" "$bin/gotune" plugin fetch cuda
     fi
 }
