@@ -243,7 +243,7 @@ func leaner(o TrainOptions, tokens int) (out []TrainOptions) {
 		out = append(out, o)
 	}
 	for o.Chunk = chunkTokens; o.Chunk >= 1024; o.Chunk /= 2 {
-		if o.Chunk < tokens && o.Chunk != out[len(out)-1].Chunk {
+		if o.Chunk < 2*tokens && o.Chunk != out[len(out)-1].Chunk {
 			out = append(out, o)
 		}
 	}

@@ -119,6 +119,26 @@ func TestFitCountsResiduals(t *testing.T) {
 	}
 }
 
+// The rows of their own that packed documents have for fused attention are counted.
+func TestFitCountsSlots(t *testing.T) {
+	b := deeper(loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{}), 2)
+	b.choice = &attentionChoice{fused: plainFused{}}
+	a := randomAdapter(t, b, "q_proj", "v_proj")
+	of := func(pieces ...[]int) *Fit {
+		f, err := newTrainer(t, b, a, TrainOptions{Memory: MemorySave}).Fit([]*batch.Batch{packedRows(t, b.cfg.VocabSize, 256, pieces...)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	whole, packed := of([]int{256}, []int{256}), of([]int{128, 64, 64}, []int{200, 56})
+	sl := slotsOf(packedRows(t, b.cfg.VocabSize, 256, []int{128, 64, 64}, []int{200, 56}))
+	// o is kept packed, the log-sum-exp by slots; a layer at work copies at least q, k and v.
+	if more, least := packed.Peak-whole.Peak, int64(sl.size()*(b.cfg.NumHeads+2*b.cfg.NumKVHeads)*b.cfg.HeadDim*4); more < least/2 {
+		t.Errorf("packed rows take %d bytes more, want at least %d: %s against %s", more, least/2, packed.Account(), whole.Account())
+	}
+}
+
 // Choose goes to leaner policies as the device gets smaller and keeps what it can;
 // the trainer then trains by it. What fits in no way is refused with what to do.
 func TestChoose(t *testing.T) {

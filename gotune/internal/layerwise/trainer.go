@@ -38,7 +38,9 @@ type TrainOptions struct {
 	// means all.
 	Kept int
 	// Chunk is the number of tokens that a layer which is computed again takes at a time
-	// where it can; 0 takes all at once.
+	// where it can; 0 takes all at once, in one program. A number that is not less than
+	// the batch's takes them at once in the programs of chunks, each of which has a part
+	// of the layer's weights unpacked.
 	Chunk int
 	// LossScale is the first loss scale of float16 training; 0 means 65536. Other
 	// compute dtypes use none.
@@ -264,7 +266,7 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 
 // forward runs layer i as its memory policy says.
 func (t *Trainer) forward(i int, c *passContext, x compute.Buffer) (y compute.Buffer, saved []compute.Buffer, err error) {
-	if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing && n < c.tokens() {
+	if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing {
 		y, err = t.base.chunked(i, c, t.ad, t.opt.Dropout, n).forward(x)
 		return y, nil, err
 	}
@@ -288,7 +290,7 @@ func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buf
 		}
 		before := g.sums[i]
 		var dx, sum compute.Buffer
-		if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing && n < c.tokens() {
+		if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing {
 			dx, sum, err = b.chunked(i, c, t.ad, t.opt.Dropout, n).backward(k.inputs[i], dy, before, g.shared)
 		} else {
 			dx, sum, err = b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], k.inputs[i], dy, before, g.shared, k.saved[i])
