@@ -26,7 +26,7 @@ func startEngine(ctx context.Context, socket string) error {
 	fail := func(found, next string) error {
 		return &Error{Kind: KindIO, Op: "start the engine", Object: binary, Found: found, Next: next}
 	}
-	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+	if err := wire.MakeFolder(socket); err != nil { // before the log is opened there
 		return fail(err.Error(), "set GOTUNE_SOCKET to a path in a folder of your own")
 	}
 	log, err := os.OpenFile(logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

@@ -29,7 +29,11 @@ func TestMain(m *testing.M) {
 			os.Exit(testEngine())
 		}
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	for _, d := range builtFolders {
+		os.RemoveAll(d)
+	}
+	os.Exit(status)
 }
 
 // client is a Jupyter client of a kernel process: real sockets, real signatures.

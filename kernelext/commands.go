@@ -207,6 +207,9 @@ func (k *kernel) magicVersion(ctx context.Context, _ []string) (*magicResult, er
 	defer cancel()
 	if p, err := k.engine.ping(ctx); err == nil {
 		lines = append(lines, fmt.Sprintf("engine: %s, process %d", p.Version, p.PID))
+		if p.Protocol != wireVersion {
+			lines = append(lines, fmt.Sprintf("The engine speaks protocol %d and this kernel %d: %%gotune restart-engine starts one of this version.", p.Protocol, wireVersion))
+		}
 	} else {
 		lines = append(lines, "engine: not running")
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gotune/gotune/gotune"
+	"golang.org/x/sys/unix"
 )
 
 // wireVersion is the version of the engine's protocol that this package speaks: JSON lines over a Unix
@@ -80,6 +81,9 @@ func (e *engine) call(ctx context.Context, verb string, args, reply any) error {
 		return fmt.Errorf("connect to the engine: %w", err)
 	}
 	defer c.Close()
+	if err := checkPeer(c); err != nil {
+		return fmt.Errorf("connect to the engine at %s: %w", e.socket, err)
+	}
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	if args == nil {
 		args = struct{}{}
@@ -117,6 +121,22 @@ func (e *engine) call(ctx context.Context, verb string, args, reply any) error {
 			return nil
 		}
 	}
+}
+
+// checkPeer refuses a socket that another user listens at.
+func checkPeer(c net.Conn) error {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
+		return errors.Join(e, err)
+	}
+	if int(cred.Uid) != os.Getuid() {
+		return fmt.Errorf("user %d listens there, and not you (%d): set GOTUNE_SOCKET to a path in a folder of your own", cred.Uid, os.Getuid())
+	}
+	return nil
 }
 
 // ensure starts the engine when none answers. A failure is only logged: cells try again and say so.

@@ -33,11 +33,7 @@ func Listen(path string) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("wire: make the socket's folder: %w", err)
-	}
-	if err := checkFolder(dir); err != nil {
+	if err := MakeFolder(path); err != nil {
 		return nil, err
 	}
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
@@ -56,8 +52,13 @@ func Listen(path string) (*Listener, error) {
 	return &Listener{path: path, f: f, lock: lock, done: make(chan struct{})}, nil
 }
 
-// checkFolder refuses a folder in which another user could replace the socket.
-func checkFolder(dir string) error {
+// MakeFolder makes the folder of the socket at path with mode 0700 if it is missing, and refuses one in which
+// another user could replace the socket or what lies beside it.
+func MakeFolder(path string) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("wire: make the socket's folder: %w", err)
+	}
 	info, err := os.Stat(dir)
 	if err != nil {
 		return fmt.Errorf("wire: look at the socket's folder: %w", err)
@@ -214,7 +215,7 @@ func serveConn(ctx context.Context, f *os.File, handle Handler) {
 		return
 	}
 	_ = f.SetReadDeadline(time.Time{})
-	if q.V != Version {
+	if q.V != Version && q.Verb != VerbPing && q.Verb != VerbShutdown { // these two find out, and put an end to it
 		_ = s.finish(Message{Error: VersionError(q.V, Version)})
 		return
 	}

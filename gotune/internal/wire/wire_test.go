@@ -192,12 +192,25 @@ func TestVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := WriteRequest(f, Request{V: Version + 1, Verb: VerbPing}); err != nil {
+	if err := WriteRequest(f, Request{V: Version + 1, Verb: VerbStatus}); err != nil {
 		t.Fatal(err)
 	}
 	m, err := NewReader(f).Message()
 	if err != nil || m.Error == nil || m.Error.Object != "the engine is older than the client" || !strings.Contains(m.Error.Next, "%gotune restart-engine") {
 		t.Errorf("a newer client's request: %+v, %v", m, err)
+	}
+	for _, verb := range []string{VerbPing, VerbShutdown} { // by which a client of any version can restart the engine
+		f, err := dial(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := WriteRequest(f, Request{V: Version + 1, Verb: verb}); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := NewReader(f).Message(); err != nil || m.Error != nil {
+			t.Errorf("%s of a newer client: %+v, %v", verb, m, err)
+		}
 	}
 	q := Request{Verb: "x", Args: json.RawMessage(`{"A":1,"New":2}`)}
 	var args struct{ A int }
