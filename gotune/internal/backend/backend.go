@@ -234,7 +234,8 @@ func (o *opened) openCUDA() (err error) {
 		return err
 	}
 	// Triton's GEMMs are no faster at these shapes, and leaving them out halves compilation.
-	flags := []string{"--xla_gpu_enable_triton_gemm=false"}
+	// Products that share an input stay apart: of merged ones XLA copies each part out.
+	flags := []string{"--xla_gpu_enable_triton_gemm=false", "--xla_gpu_dot_merger_threshold_mb=0"}
 	if o.info.Plugin.DataDir != "" {
 		flags = append(flags, "--xla_gpu_cuda_data_dir="+o.info.Plugin.DataDir)
 	}
