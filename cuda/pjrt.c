@@ -7,8 +7,8 @@
 
 static gt_table tables[GT_TABLES];
 static int awaited;
-static __thread int to_host;
-static __thread void *arrival; // event of this thread's last copy to the host
+static __thread int copies;
+static __thread void *arrival; // event of this thread's last copy
 
 gt_table *gt_at(int i) { return &tables[i]; }
 
@@ -55,22 +55,28 @@ static void *create(int i, void *args) {
 	return NULL;
 }
 
-void *gt_copies_to_host(int yes) {
+void *gt_copies(int what) {
 	void *e = arrival;
-	to_host = yes;
+	copies = what;
 	arrival = NULL;
 	return e;
 }
 
-// copy takes a buffer to the pinned host memory where this thread asked for that.
+// copy takes a buffer to a device, or to pinned host memory where this thread asked
+// for that, and notes when it is there.
 static void *copy(int i, void *args) {
 	gt_copy_args *a = args;
-	if (!to_host) return tables[i].copy(args);
-	gt_copy_args b = {.size = sizeof b, .buffer = a->buffer, .to = tables[i].host};
-	void *err = gt_call(i, GT_BUFFER_COPY_TO_MEMORY, &b);
+	if (copies == GT_COPIES_PLAIN) return tables[i].copy(args);
+	void *err;
+	if (copies == GT_COPIES_TO_HOST) {
+		gt_copy_args b = {.size = sizeof b, .buffer = a->buffer, .to = tables[i].host};
+		err = gt_call(i, GT_BUFFER_COPY_TO_MEMORY, &b);
+		a->copy = b.copy;
+	} else {
+		err = tables[i].copy(args);
+	}
 	if (err) return err;
-	a->copy = b.copy;
-	gt_get_args ready = {.size = sizeof ready, .in = b.copy};
+	gt_get_args ready = {.size = sizeof ready, .in = a->copy};
 	if (!(err = gt_call(i, GT_BUFFER_READY_EVENT, &ready))) arrival = ready.out;
 	return err;
 }

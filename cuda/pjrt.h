@@ -110,10 +110,12 @@ void *gt_call(int table, int place, void *args);
 gt_table *gt_at(int table);
 void gt_error_text(int table, void *error, char *text, size_t n); // destroys error
 
-// gt_copies_to_host makes this thread's copies of buffers to a device go to its pinned
-// host memory instead, until it is called with 0. That call returns the event of the
-// last such copy, to be awaited and destroyed, NULL without one.
-void *gt_copies_to_host(int yes);
+// gt_copies says what becomes of this thread's copies of buffers to a device until it is
+// called again: nothing, or they go to the device's pinned host memory instead, or they
+// are only noted. It returns the event of the last copy since it was called before, to be
+// awaited and destroyed, NULL without one.
+enum { GT_COPIES_PLAIN, GT_COPIES_TO_HOST, GT_COPIES_NOTED };
+void *gt_copies(int what);
 
 void *gt_compile_real(int table, gt_compile_args *args);
 

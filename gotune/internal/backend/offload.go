@@ -88,16 +88,22 @@ func (h *HostCopy) Wait() error {
 	return h.arrival.Wait()
 }
 
-// Back copies the tensor to the device again, queued like any call. The copy stays.
-func (h *HostCopy) Back() (compute.Buffer, error) {
+// Back copies the tensor to the device again, queued like any call; there waits until
+// it is there. The copy on the host stays.
+func (h *HostCopy) Back() (b compute.Buffer, there func() error, err error) {
 	if h.buf == nil {
-		return h.be.BufferFromFlatData(h.num, h.flat, h.shape)
+		b, err = h.be.BufferFromFlatData(h.num, h.flat, h.shape)
+		return b, func() error { return nil }, err
 	}
-	b, err := copyOf(h.buf)
+	var to *xla.Buffer
+	arrival, err := clientOf(h.buf.Backend()).CopyToDevice(func() (err error) {
+		to, err = copyOf(h.buf)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("copy from pinned host memory: %w", err)
+		return nil, nil, fmt.Errorf("copy from pinned host memory: %w", err)
 	}
-	return b, nil
+	return to, arrival.Wait, nil
 }
 
 // Free releases the host's memory, once a copy back that is under way is done.

@@ -63,8 +63,11 @@ func TestHostCopy(t *testing.T) {
 				}
 			}
 			for range 2 {
-				back, err := h.Back()
+				back, there, err := h.Back()
 				if err != nil {
+					t.Fatal(err)
+				}
+				if err := there(); err != nil {
 					t.Fatal(err)
 				}
 				if s, err := back.Shape(); err != nil || !s.Equal(x.Shape()) {

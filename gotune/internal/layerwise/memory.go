@@ -29,17 +29,18 @@ func (o *TrainOptions) keeps(n int) []keep {
 // the next layers run and return one layer ahead:
 //
 //	forward   copy x[i] to the host; wait for the copy of x[i-1] and free it; layer i
-//	backward  copy x[i-1] back; layer i; free x[i]
+//	backward  wait for x[i]; copy x[i-1] back; layer i; free x[i]
 //
-// so that two inputs are on the device at a time. The wait keeps the host one layer
-// ahead of the device, for memory that a copy still reads can't be used again, and a
-// host further ahead would take more. The last of these inputs stays: it is needed
-// next.
+// so that two inputs are on the device at a time. The waits keep the host one layer
+// ahead of the device: memory that a copy under way reads or writes can't be used
+// again, and a host further ahead takes more (it took 15 inputs, on an H200). The last
+// of these inputs stays: it is needed next.
 type kept struct {
 	dev    *device
 	inputs []compute.Buffer // of each layer; nil where it is on the host or gone
 	saved  [][]compute.Buffer
-	host   []hosted // of each layer, nil where its input is on the device
+	host   []hosted       // of each layer, nil where its input is on the device
+	coming []func() error // waits for an input on its way back
 	away   func(i int) bool
 }
 
@@ -47,7 +48,7 @@ type kept struct {
 // that is only planned.
 type hosted interface {
 	Wait() error
-	Back() (compute.Buffer, error)
+	Back() (b compute.Buffer, there func() error, err error)
 	Free()
 }
 
@@ -59,7 +60,7 @@ func (t *Trainer) newKept(x compute.Buffer) *kept {
 		last--
 	}
 	offload := t.opt.Memory == MemoryOffload
-	return &kept{dev: t.base.dev, inputs: []compute.Buffer{x}, saved: make([][]compute.Buffer, n), host: make([]hosted, n),
+	return &kept{dev: t.base.dev, inputs: []compute.Buffer{x}, saved: make([][]compute.Buffer, n), host: make([]hosted, n), coming: make([]func() error, n),
 		away: func(i int) bool { return offload && i < last && t.keep[i] == keepNothing }}
 }
 
@@ -85,15 +86,20 @@ func (k *kept) stow(i int) (err error) {
 // the layer before, down to lowest.
 func (k *kept) fetch(i, lowest int) error {
 	for j := i; j >= max(lowest, i-1); j-- {
-		if k.host[j] == nil {
-			continue
+		if k.host[j] != nil {
+			x, there, err := k.host[j].Back()
+			if err != nil {
+				return failure("copy a layer's input back from the host", err)
+			}
+			k.host[j].Free()
+			k.inputs[j], k.host[j], k.coming[j] = x, nil, there
 		}
-		x, err := k.host[j].Back()
-		if err != nil {
-			return failure("copy a layer's input back from the host", err)
+		if j == i && k.coming[j] != nil {
+			if err := k.coming[j](); err != nil {
+				return failure("copy a layer's input back from the host", err)
+			}
+			k.coming[j] = nil
 		}
-		k.host[j].Free()
-		k.inputs[j], k.host[j] = x, nil
 	}
 	return nil
 }

@@ -177,7 +177,9 @@ type plannedCopy struct {
 func (*plannedCopy) Wait() error { return nil }
 
 // Back implements hosted.
-func (c *plannedCopy) Back() (compute.Buffer, error) { return c.plan.upload(c.shape), nil }
+func (c *plannedCopy) Back() (compute.Buffer, func() error, error) {
+	return c.plan.upload(c.shape), func() error { return nil }, nil
+}
 
 // Free implements hosted.
 func (c *plannedCopy) Free() { c.plan.host -= bytesOf(c.shape) }
