@@ -46,6 +46,9 @@ func chunksOf(t, limit int) (out []rowRange) {
 
 // rowsAt are n rows of x from at (int32 scalar) on.
 func rowsAt(x, at *Node, n int) *Node {
+	if n == x.Shape().Dim(0) {
+		return x
+	}
 	from, sizes := []*Node{at}, append([]int{n}, x.Shape().Dimensions[1:]...)
 	for range sizes[1:] {
 		from = append(from, ScalarZero(at.Graph(), dtypes.Int32))
@@ -53,8 +56,11 @@ func rowsAt(x, at *Node, n int) *Node {
 	return DynamicSlice(x, from, sizes)
 }
 
-// putRows is x with rows from at on replaced by part.
+// putRows is x with rows from at on replaced by part; a part that is all is taken as it is.
 func putRows(x, part, at *Node) *Node {
+	if x == nil || x.Shape().Dim(0) == part.Shape().Dim(0) {
+		return part
+	}
 	from := []*Node{at}
 	for range x.Shape().Dimensions[1:] {
 		from = append(from, ScalarZero(at.Graph(), dtypes.Int32))
@@ -73,11 +79,14 @@ type chunked struct {
 }
 
 func (b *Base) chunked(i int, c *passContext, ad *DeviceAdapter, dropout float64, limit int) *chunked {
-	return &chunked{Base: b, i: i, c: c, ad: ad, kind: b.kind(i, c.geometry, ad, dropout, keepNothing), parts: chunksOf(c.tokens(), limit)}
+	return &chunked{Base: b, i: i, c: c, ad: ad, kind: b.passKind(i, c, ad, dropout, keepNothing), parts: chunksOf(c.tokens(), limit)}
 }
 
-// room is a tensor of zeros [T, …] to put chunks into.
+// room is a tensor of zeros [T, …] to put chunks into, nil for one chunk of all.
 func (l *chunked) room(dt dtypes.DType, dims ...int) (compute.Buffer, error) {
+	if len(l.parts) == 1 {
+		return nil, nil
+	}
 	shape := shapeOf(dt, append([]int{l.c.tokens()}, dims...)...)
 	zero, err := l.dev.number(0)
 	if err != nil {
@@ -92,31 +101,44 @@ func (l *chunked) room(dt dtypes.DType, dims ...int) (compute.Buffer, error) {
 	return out[0], nil
 }
 
-// each calls a program for every chunk. Behind its inputs come those of own; the
-// first count of own are replaced by its results, one for each. Those are donated and
-// dropped on an error, except that the one at kept stays the caller's in the first
-// call. build gets the layer's graph for the chunk, own, and the chunk's place.
+// each calls a program for every chunk. Its inputs are those of own, some of which may
+// be nil; the first count of own are replaced by its results, one for each. Those are
+// donated, except that the one at kept stays the caller's in the first call. build gets
+// the layer's graph for the chunk, own, and the chunk's place.
 func (l *chunked) each(name string, own []compute.Buffer, count, kept int, build func(g *layerGraph, in []*Node, at *Node, n int) []*Node) error {
-	give := make([]int, count)
-	for i := range give {
-		give[i] = i
-	}
 	for _, r := range l.parts {
 		at, err := l.dev.number(int32(r.from))
 		if err != nil {
 			return err
 		}
-		n := len(own)
-		donate := slices.DeleteFunc(slices.Clone(give), func(i int) bool { return i == kept })
-		out, err := l.callGiving(fmt.Sprintf("%s n%d %s", name, r.n, l.kind.key()), l.arguments(l.i, l.c, l.ad, append(slices.Clone(own), at)...), give, donate, func(in []*Node) []*Node {
-			in, common := l.kind.split(in, n+1)
-			at := Reshape(in[n])
+		var ins []compute.Buffer
+		var places, give, donate []int // of ins in own
+		for i, b := range own {
+			if b == nil {
+				continue
+			}
+			if i < count {
+				give = append(give, len(ins))
+				if i != kept {
+					donate = append(donate, len(ins))
+				}
+			}
+			ins, places = append(ins, b), append(places, i)
+		}
+		size := len(own)
+		out, err := l.callGiving(fmt.Sprintf("%s n%d %s", name, r.n, l.kind.key()), l.arguments(l.i, l.c, l.ad, append(ins, at)...), give, donate, func(nodes []*Node) []*Node {
+			nodes, common := l.kind.split(nodes, len(places)+1)
+			in := make([]*Node, size)
+			for i, p := range places {
+				in[p] = nodes[i]
+			}
+			at := Reshape(nodes[len(places)])
 			common.cos, common.sin = rowsAt(common.cos, at, r.n), rowsAt(common.sin, at, r.n)
 			g := l.layer(&l.kind, common)
-			if g.rng != nil {
+			if g.rng != nil && r.n < l.c.tokens() {
 				g.rng.from = Bitcast(at, dtypes.Uint32)
 			}
-			return build(g, in[:n], at, r.n)
+			return build(g, in, at, r.n)
 		})
 		if err != nil {
 			return err
