@@ -160,6 +160,9 @@ func TestControls(t *testing.T) {
 	if s := info.Controls[2]; s.Text != g.Text || s.Prompt == "" || s.Step != held {
 		t.Errorf("the record has the sample %+v, want the answer %q", s, g.Text)
 	}
+	if stop := info.Controls[6]; stop.Step != info.Step || stop.Step != info.Records[len(info.Records)-1].Step {
+		t.Errorf("the record has the stop after step %d, and the run stopped at %d with the record of step %d", stop.Step, info.Step, info.Records[len(info.Records)-1].Step)
+	}
 	changed := info.Controls[5].Step
 	for _, r := range info.Records {
 		want := 2e-4
@@ -222,7 +225,7 @@ func TestRateSurvivesStop(t *testing.T) {
 	}
 	control("whole", false)
 	control("broken", true)
-	sameAdapter(t, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
+	sameAdapter(t, 6, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
 	a, errA := gotune.Trainer{Name: "whole"}.Record()
 	b, errB := gotune.Trainer{Name: "broken"}.Record()
 	if errA != nil || errB != nil || len(b.Records) != 6 {

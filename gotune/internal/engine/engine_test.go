@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -170,42 +172,57 @@ func TestConflict(t *testing.T) {
 }
 
 // An interrupt stops a run with a checkpoint; training again goes on from it, as
-// if nothing had been.
+// if nothing had been. The run is one that no test waits for, so that it can't end
+// before it is interrupted; its schedule is constant, so that a run of just as
+// many steps takes the same ones.
 func TestInterruptAndGoOn(t *testing.T) {
 	dir, e := startEngine(t)
-	whole := testRun("whole")
-	if _, err := whole.Train(); err != nil {
-		t.Fatal(err)
+	broken, _ := endless("broken")
+	first := interruptAt(t, e, broken, 1)
+	second := interruptAt(t, e, broken, first.Step+2)
+	if second.ResumedFrom != first.Step {
+		t.Errorf("going on: resumed from %d, want %d", second.ResumedFrom, first.Step)
 	}
-	broken := testRun("broken")
+	whole := testRun("whole")
+	whole.MaxSteps = second.Step
+	if r, err := whole.Train(); err != nil || r.State != gotune.RunDone || r.Step != second.Step {
+		t.Fatalf("the unbroken run: %s after step %d, %v; want done after step %d", r.State, r.Step, err, second.Step)
+	}
+	sameAdapter(t, second.Step, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
+}
+
+// interruptAt trains a run and cancels the call, as an interrupted cell does, once
+// so many steps are done. It wants the run stopped, with a checkpoint of its last
+// step.
+func interruptAt(t *testing.T, e *Engine, run gotune.Trainer, step int) gotune.RunInfo {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
 		for ctx.Err() == nil {
-			if r, _ := e.run("broken"); r != nil && r.info().Step >= 1 {
+			if r, _ := e.run(run.Name); r != nil && r.active() && r.info().Step >= step {
 				cancel()
 			}
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	r, err := broken.TrainContext(ctx)
-	if r.State == gotune.RunDone {
-		t.Skipf("the run ended before it could be interrupted")
-	}
+	info, err := run.TrainContext(ctx)
 	if err != nil && !errors.Is(err, gotune.ErrInterrupted) {
-		t.Fatalf("interrupted run: %+v, %v", r, err)
+		t.Fatalf("interrupted run: %+v, %v", info, err)
 	}
-	if r, err = broken.Train(); err != nil || r.State != gotune.RunDone || r.ResumedFrom == 0 {
-		t.Fatalf("going on: state %s, resumed from %d, %v", r.State, r.ResumedFrom, err)
+	last := filepath.Join(info.OutputDir, fmt.Sprintf("checkpoint-%d", info.Step))
+	if info.State != gotune.RunStopped || info.Step < step || !slices.Contains(info.Checkpoints, last) {
+		t.Fatalf("interrupted run: %s after step %d with checkpoints %v; want it stopped with a checkpoint of its last step, at least %d",
+			info.State, info.Step, info.Checkpoints, step)
 	}
-	sameAdapter(t, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
+	return info
 }
 
-// sameAdapter compares the adapters of two runs' last checkpoints, bit for bit.
-func sameAdapter(t *testing.T, a, b string) {
+// sameAdapter compares the adapters in two runs' checkpoints of a step, bit for bit.
+func sameAdapter(t *testing.T, step int, a, b string) {
 	t.Helper()
 	read := func(dir string) []byte {
-		data, err := os.ReadFile(filepath.Join(dir, "checkpoint-6", "adapter_model.safetensors"))
+		data, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("checkpoint-%d", step), "adapter_model.safetensors"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -262,7 +279,7 @@ func TestKillAndGoOn(t *testing.T) {
 	if r, err := testRun("broken").Train(); err != nil || r.State != gotune.RunDone {
 		t.Fatalf("going on after kill -9: %s, %v", r.State, err)
 	}
-	sameAdapter(t, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
+	sameAdapter(t, 6, filepath.Join(dir, "results", "whole"), filepath.Join(dir, "results", "broken"))
 }
 
 // One run at a time; whoever wants another is told which one is under way.
