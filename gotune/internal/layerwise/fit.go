@@ -123,7 +123,10 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 			f.Adapter += int64(4 * t.ad.layout.layers[i].size())
 		}
 	}
-	held := f.Weights + f.Adapter + f.Optimizer
+	held := f.Weights + f.Adapter
+	if t.first != nil {
+		held += f.Optimizer
+	}
 	p := &plan{real: b.dev, each: each, numbers: map[int32]*plannedTensor{}, start: held}
 	f.Limit = b.dev.limit
 	if m, err := backend.Memory(b.norm.Backend()); err == nil && m.Limit > 0 {
@@ -131,11 +134,15 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 		f.Other = max(0, m.InUse-held)
 	}
 	p.live = p.start
-	if _, err := t.planned(p, o).Step(micro, 1e-4); err != nil {
+	d := t.planned(p, o)
+	if _, err := d.Step(micro, 1e-4); err != nil {
 		return nil, err
 	}
+	if d.paged() {
+		f.Optimizer = 0 // away at the peak; saved counts it where it is not
+	}
 	f.Peak, f.Program, f.Working, f.Host, f.Programs, f.Calls = p.peak, p.at, p.working, p.peakHost, p.compiled, p.calls
-	f.Saved = p.peak - p.working - p.start
+	f.Saved = p.peak - p.working - (f.Weights + f.Adapter + f.Optimizer + f.Other)
 	f.fixed = p.start + b.unpackedLayer()
 	if m, _, _, _, err := t.planned(p, o).base.packBatch(largest, 0, 0, 0); err == nil && !m.fused {
 		// The mask, and the scores of an eighth of the queries, twice.

@@ -195,7 +195,17 @@ func (b *Base) planned(p *plan) *Base {
 // planned is the trainer on a planned model, for options o.
 func (t *Trainer) planned(p *plan, o TrainOptions) *Trainer {
 	b := t.base.planned(p)
-	return &Trainer{base: b, opt: o, adam: t.adam, config: t.config, keep: o.keeps(len(b.layers)),
+	d := &Trainer{base: b, opt: o, adam: t.adam, config: t.config, keep: o.keeps(len(b.layers)),
 		ad:    &DeviceAdapter{base: b, layout: t.ad.layout, flat: t.ad.flat, where: t.ad.where},
-		first: t.first, second: t.second, zeros: t.zeros, scale: t.scale}
+		zeros: t.zeros, scale: t.scale}
+	states := shapes.Make(dtypes.Float32, t.ad.layout.size)
+	if t.first != nil { // counted as in use already
+		d.first, d.second = &plannedTensor{plan: p, shape: states}, &plannedTensor{plan: p, shape: states}
+		return d
+	}
+	for range t.away {
+		p.host += bytesOf(states)
+		d.away = append(d.away, &plannedCopy{p, states})
+	}
+	return d
 }

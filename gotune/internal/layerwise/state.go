@@ -33,6 +33,11 @@ func (t *Trainer) State() ([]safetensors.Tensor, error) {
 		out = append(out, ts)
 		return err
 	}
+	if t.first == nil {
+		if err := t.pageIn(); err != nil {
+			return nil, err
+		}
+	}
 	var failed error
 	for k, buf := range t.vectors() {
 		flat, err := download[float32](buf, t.ad.layout.size)

@@ -89,7 +89,8 @@ type Trainer struct {
 	ad     *DeviceAdapter
 	keep   []keep // of each layer
 
-	first, second compute.Buffer   // AdamW's m and v, f32 [N]
+	first, second compute.Buffer   // AdamW's m and v, f32 [N]; nil while they are away
+	away          []hosted         // their copies on the host, or nil
 	zeros         []compute.Buffer // a zero gradient for each layer, f32 [n]; one for layers of a size
 	calls         int              // steps taken, skipped ones included: the dropout masks' clock
 	updates       int              // AdamW's t
@@ -138,6 +139,7 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 func (t *Trainer) setStates(m, v []float32) (err error) {
 	drop(t.first, t.second)
 	t.first, t.second = nil, nil
+	t.forgetAway()
 	if t.first, err = t.base.dev.upload(m, dtypes.Float32, len(m)); err != nil {
 		return err
 	}
@@ -156,6 +158,7 @@ func (t *Trainer) Free() {
 func (t *Trainer) free() {
 	t.pack()
 	t.ad.free()
+	t.forgetAway()
 	drop(t.first, t.second)
 	for i, z := range t.zeros {
 		if !slices.Contains(t.zeros[:i], z) {
@@ -190,6 +193,9 @@ func (t *Trainer) Step(micro []*batch.Batch, lr float64) (res train.StepResult, 
 	if res.Supervised == 0 {
 		res.Skipped = true
 		return res, nil
+	}
+	if err := t.pageOut(); err != nil {
+		return res, err
 	}
 	g := &gradients{sums: append([]compute.Buffer(nil), t.zeros...), shared: true}
 	defer g.free()
@@ -261,6 +267,10 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 	g.losses = append(g.losses, loss)
 	drop(last)
 	k.inputs = k.inputs[:len(b.layers)]
+	if err := t.leave(); err != nil {
+		drop(dy)
+		return err
+	}
 	return t.backward(g, c, k, dy)
 }
 
@@ -315,6 +325,9 @@ func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buf
 // clipping. Not finite gradients leave everything as it was.
 func (t *Trainer) update(g *gradients, lr float64) (loss, norm float64, err error) {
 	b := t.base
+	if err := t.pageIn(); err != nil {
+		return 0, 0, err
+	}
 	h := t.adam.Hyper(lr, t.updates+1)
 	hyper, err := b.dev.upload(append(h[:], float32(1/t.scale.value)), dtypes.Float32, len(h)+1)
 	if err != nil {
@@ -348,6 +361,9 @@ func (t *Trainer) update(g *gradients, lr float64) (loss, norm float64, err erro
 	}
 	t.ad.flat, t.first, t.second = out[0], out[1], out[2]
 	defer drop(out[3])
+	if err := t.pageOut(); err != nil {
+		return 0, 0, err
+	}
 	stats, err := download[float32](out[3], 2)
 	if err != nil {
 		return 0, 0, err
