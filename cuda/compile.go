@@ -97,14 +97,17 @@ func gtCompile(table C.int, args unsafe.Pointer) unsafe.Pointer {
 	}
 	start, asked := time.Now(), compilingNow()
 	p := &Program{Name: moduleName(a.program)}
-	if text, aliased := aliasInputs(C.GoStringN(a.program.code, C.int(a.program.code_size)), asked.donate); aliased != nil {
-		given, mine := a.program, *a.program
+	given := C.GoStringN(a.program.code, C.int(a.program.code_size))
+	text, aliased := aliasInputs(float8(given), asked.donate)
+	p.Donated = aliased
+	if text != given {
+		old, mine := a.program, *a.program
 		mine.code, mine.code_size = C.CString(text), C.size_t(len(text))
 		var pin runtime.Pinner
 		pin.Pin(&mine)
-		a.program, p.Donated = &mine, aliased
+		a.program = &mine
 		defer func() {
-			a.program = given
+			a.program = old
 			C.free(unsafe.Pointer(mine.code))
 			pin.Unpin()
 		}()

@@ -31,6 +31,8 @@ type Base struct {
 	bytes       int64            // device bytes of the weights as loaded
 	extra       int64            // device bytes of resident unpacked weights
 	unpackers   int              // trainers that asked for them
+	eightBytes  int64            // device bytes of the weights in 8-bit floats
+	eightUsers  int              // trainers that asked for them
 	headBytes   int              // bound of one chunk of the loss
 	choice      *attentionChoice // nil until the first batch
 	freed       bool
@@ -46,7 +48,7 @@ func (b *Base) Tensors() []TensorInfo { return b.table }
 func (b *Base) Bytes() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.bytes + b.extra
+	return b.bytes + b.extra + b.eightBytes
 }
 
 // Resident reports the bytes of unpacked 4-bit layers kept on the device, 0 when
@@ -74,7 +76,7 @@ func (b *Base) Free() {
 	if b.head != b.embed {
 		drop(b.head)
 	}
-	b.bytes, b.extra = 0, 0
+	b.bytes, b.extra, b.eightBytes = 0, 0, 0
 }
 
 // fingerprintEnd ends a fingerprint.

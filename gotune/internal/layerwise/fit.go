@@ -24,6 +24,7 @@ type Fit struct {
 
 	Weights   int64 // frozen, unpacked copies included
 	Unpacked  int64 // of Weights, 4-bit matrices kept unpacked
+	Float8    int64 // of Weights, matrices in 8-bit floats
 	Adapter   int64 // trained values, their gradient's first summand
 	Optimizer int64 // AdamW's states
 	Other     int64 // in use beside those by the device's account: other models, adapters
@@ -112,7 +113,7 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 	}
 	layers := len(b.layers)
 	f := &Fit{Batch: largest.B, Length: largest.S, Tokens: largest.B * largest.S, Memory: o.Memory, Layers: layers, Chunk: o.Chunk,
-		Weights: b.bytes + b.extra, Unpacked: b.extra, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
+		Weights: b.bytes + b.extra + b.eightBytes, Unpacked: b.extra, Float8: b.eightBytes, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
 	for _, k := range o.keeps(layers) {
 		if k == keepResiduals {
 			f.Kept++
@@ -289,6 +290,9 @@ func (f *Fit) Account() string {
 	weights := gib(f.Weights)
 	if f.Unpacked > 0 {
 		weights += " (" + gib(f.Unpacked) + " of them unpacked 4-bit layers)"
+	}
+	if f.Float8 > 0 {
+		weights += " (" + gib(f.Float8) + " of them in 8-bit floats)"
 	}
 	text := fmt.Sprintf("weights %s, adapter %s, optimizer %s, saved for the backward pass %s, at work in %s %s",
 		weights, gib(f.Adapter), gib(f.Optimizer), gib(f.Saved), f.Program, gib(f.Working))

@@ -24,6 +24,7 @@ const (
 type passContext struct {
 	geometry
 	cos, sin, bias, keys compute.Buffer
+	fp8                  string // TrainOptions.FP8 of the layers' products
 }
 
 func (c *passContext) buffers() []compute.Buffer {
@@ -50,6 +51,7 @@ type layerKind struct {
 	keys    string // of specs and lora
 	dropout float64
 	keep    keep
+	fp8     string // as passContext.fp8
 }
 
 func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
@@ -58,7 +60,18 @@ func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k kee
 }
 
 func (k *layerKind) key() string {
-	return fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
+	key := fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
+	if k.fp8 != FP8Off {
+		key += " fp8 " + k.fp8
+	}
+	return key
+}
+
+// passKind is kind for a layer of a pass.
+func (b *Base) passKind(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep) layerKind {
+	kind := b.kind(i, c.geometry, ad, dropout, k)
+	kind.fp8 = c.fp8
+	return kind
 }
 
 // layer is the graph of one layer from its common inputs.
@@ -75,6 +88,10 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 		var m matrix
 		m, rest = k.specs[i].read(rest, b.dt)
 		l.matrices = append(l.matrices, m)
+	}
+	if k.fp8 != FP8Off {
+		readFloat8(l.matrices, rest)
+		l.eightBack = k.fp8 == FP8Both
 	}
 	if len(k.lora) > 0 {
 		at := Reshape(Slice(in.where, AxisRange(1, 2)))
@@ -117,7 +134,11 @@ func (b *Base) arguments(i int, c *passContext, ad *DeviceAdapter, own ...comput
 	if len(ad.specs(i)) > 0 {
 		in = append(in, ad.where[i], ad.flat)
 	}
-	return append(in, b.layers[i].buffers()...)
+	in = append(in, b.layers[i].buffers()...)
+	if c.fp8 != FP8Off {
+		in = append(in, b.layers[i].eight...)
+	}
+	return in
 }
 
 // call compiles (once) and runs a program for these arguments.
@@ -172,7 +193,7 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 
 // forwardLayer runs layer i. It returns y and, with keepResiduals, the residuals.
 func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x compute.Buffer) (y compute.Buffer, saved []compute.Buffer, err error) {
-	kind := b.kind(i, c.geometry, ad, dropout, k)
+	kind := b.passKind(i, c, ad, dropout, k)
 	out, err := b.call("forward "+kind.key(), b.arguments(i, c, ad, x), nil, func(in []*Node) []*Node {
 		own, common := kind.split(in, 1)
 		y, r := b.layer(&kind, common).forward(own[0])
@@ -192,7 +213,7 @@ func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout fl
 // and returns dx and the gradient with this micro-batch added. x stays the
 // caller's.
 func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x, dy, grad compute.Buffer, keepGrad bool, saved []compute.Buffer) (dx, sum compute.Buffer, err error) {
-	kind := b.kind(i, c.geometry, ad, dropout, k)
+	kind := b.passKind(i, c, ad, dropout, k)
 	own := []compute.Buffer{x, dy}
 	give, donate := []int{1}, []int{1}
 	trained := len(kind.lora) > 0

@@ -24,6 +24,8 @@ type linears struct {
 	lora     map[string]*loraModule
 	rng      *dropoutRNG // nil when not training
 	grads    map[string]*Node
+
+	eightBack bool // gradients' products with the base take its 8-bit form too
 }
 
 // groupOf returns the matrix that holds proj, and the projection's first row.
@@ -60,6 +62,7 @@ func (l *linears) weight(proj string) *Node {
 // pass may reuse. Who uses only one of y and joined pays for that one.
 func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t []*Node) {
 	base := map[string]*Node{}
+	op := l.operand(x)
 	for _, m := range l.matrices {
 		if !slices.ContainsFunc(m.spec.parts, func(p part) bool { return slices.Contains(projs, p.proj) }) {
 			continue
@@ -69,7 +72,7 @@ func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t 
 		single := slices.ContainsFunc(m.spec.parts, func(p part) bool { return l.lora[p.proj] != nil })
 		var whole *Node
 		if !single {
-			whole = linearNT(x, m.w)
+			whole = l.product(op, m, 0, m.spec.out())
 			if m.holds(projs) {
 				joined = whole
 			}
@@ -77,7 +80,7 @@ func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t 
 		row := 0
 		for _, p := range m.spec.parts {
 			if single {
-				base[p.proj] = linearNT(x, l.weight(p.proj))
+				base[p.proj] = l.product(op, m, row, p.out)
 			} else {
 				base[p.proj] = columns(whole, row, p.out)
 			}
@@ -186,7 +189,7 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 	}
 	for _, m := range l.matrices {
 		if joined != nil && m.holds(projs) {
-			add(linearNN(joined, m.w))
+			add(l.productBack(joined, m))
 			continue
 		}
 		var parts []*Node
@@ -196,7 +199,7 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 			}
 		}
 		if len(parts) > 0 {
-			add(linearNN(joinColumns(parts), m.w))
+			add(l.productBack(joinColumns(parts), m))
 		}
 	}
 	return dx

@@ -42,6 +42,9 @@ type TrainOptions struct {
 	// the batch's takes them at once in the programs of chunks, each of which has a part
 	// of the layer's weights unpacked.
 	Chunk int
+	// FP8 is FP8Off, FP8Forward or FP8Both: which products with the base take 8-bit floats
+	// in a step (float8.go). That changes the step's numbers.
+	FP8 string
 	// LossScale is the first loss scale of float16 training; 0 means 65536. Other
 	// compute dtypes use none.
 	LossScale float64
@@ -77,6 +80,11 @@ func (o *TrainOptions) validate() error {
 	default:
 		return fmt.Errorf("layerwise: memory policy %q is unknown; want %s, %s, %s or %s", o.Memory, MemoryAuto, MemorySave, MemoryRecompute, MemoryOffload)
 	}
+	switch o.FP8 {
+	case FP8Off, FP8Forward, FP8Both:
+	default:
+		return fmt.Errorf("layerwise: FP8 %q is unknown; want %q, %q or %q", o.FP8, FP8Off, FP8Forward, FP8Both)
+	}
 	return optim.Check(o.Optim)
 }
 
@@ -96,6 +104,7 @@ type Trainer struct {
 	updates       int              // AdamW's t
 	scale         lossScale
 	unpacked      bool // it asked for unpacked layers
+	float8        bool // it asked for the base in 8-bit floats
 }
 
 var _ train.Stepper = (*Trainer)(nil)
@@ -110,6 +119,9 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 	t = &Trainer{base: b, opt: o, config: a.Config, keep: o.keeps(len(b.layers)),
 		adam:  optim.AdamW{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay},
 		scale: newLossScale(b.dt, o.LossScale)}
+	if err := b.checkFloat8(o.FP8); err != nil {
+		return nil, err
+	}
 	if t.ad, err = b.upload(a); err != nil {
 		return nil, err
 	}
@@ -118,6 +130,12 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 			t.free()
 		}
 	}()
+	if o.FP8 != FP8Off {
+		if err := b.holdFloat8(); err != nil {
+			return nil, err
+		}
+		t.float8 = true
+	}
 	zero := make([]float32, t.ad.layout.size)
 	if err := t.setStates(zero, zero); err != nil {
 		return nil, err
@@ -157,6 +175,10 @@ func (t *Trainer) Free() {
 
 func (t *Trainer) free() {
 	t.pack()
+	if t.float8 {
+		t.float8 = false
+		t.base.dropFloat8()
+	}
 	t.ad.free()
 	t.forgetAway()
 	drop(t.first, t.second)
@@ -247,6 +269,7 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 		return err
 	}
 	defer c.free()
+	c.fp8 = t.opt.FP8
 	k := t.newKept(x)
 	defer k.free()
 	for i := range b.layers {

@@ -21,7 +21,7 @@ func (t *Trainer) unpack(micro []*batch.Batch) error {
 	b := t.base
 	need := b.residentBytes()
 	switch {
-	case t.unpacked || need == 0 || b.opt.ResidentBytes < 0:
+	case t.unpacked || need == 0 || b.opt.ResidentBytes < 0 || t.opt.FP8 == FP8Both: // nothing reads them then
 		return nil
 	case b.extra > 0 && b.unpackers == 0: // by the load options
 		return nil
