@@ -63,7 +63,7 @@ func chat(c *cobra.Command, speak speaker, s gotune.Sampling, system string) err
 			talk.turns = nil
 		default:
 			ctx, cancel := signal.NotifyContext(c.Context(), os.Interrupt)
-			g, err := speak(ctx, talk.prompt(line), s)
+			g, err := speak.GenerateContext(ctx, talk.prompt(line), s)
 			cancel()
 			if err != nil && !errors.Is(err, gotune.ErrInterrupted) {
 				return err

@@ -106,7 +106,10 @@ func sampling(c *cobra.Command) *gotune.Sampling {
 }
 
 // A speaker generates text: a model, or a run's tuned model.
-type speaker func(ctx context.Context, prompt string, s gotune.Sampling) (gotune.Generation, error)
+type speaker interface {
+	GenerateContext(ctx context.Context, prompt string, s gotune.Sampling) (gotune.Generation, error)
+	GenerateAllContext(ctx context.Context, prompts []string, s gotune.Sampling) ([]gotune.Generation, error)
+}
 
 // who adds the flags that name a model or a run.
 func who(c *cobra.Command) func() (speaker, error) {
@@ -121,9 +124,9 @@ func who(c *cobra.Command) func() (speaker, error) {
 			if *quant != "" {
 				return nil, errUsage{errors.New("--quant goes with --model; a run's model is held as its config says")}
 			}
-			return gotune.Trainer{Name: *run}.GenerateContext, nil
+			return gotune.Trainer{Name: *run}, nil
 		}
-		return gotune.Model{Source: *model, Quant: gotune.Quantization{Type: *quant}}.GenerateContext, nil
+		return gotune.Model{Source: *model, Quant: gotune.Quantization{Type: *quant}}, nil
 	}
 }
 
@@ -133,7 +136,8 @@ func generateCmd() *cobra.Command {
 		Short: "Let a model answer prompts",
 		Long: `Let a model, or a run's tuned model, answer each prompt. The prompt is put into
 the model's prompt form, <s>[INST] … [/INST], unless --raw is given. A prompt "-"
-is read from standard input.`,
+is read from standard input. Several prompts are answered side by side, which
+takes little longer than the longest answer alone.`,
 		Example: `  gotune generate --run run1 "What is a slice?"
   gotune generate --model embedded --temperature 0.7 --top-p 0.9 "What is a slice?"`,
 		Args: func(c *cobra.Command, args []string) error { return usage(cobra.MinimumNArgs(1)(c, args)) },
@@ -145,19 +149,21 @@ is read from standard input.`,
 		if err != nil {
 			return err
 		}
-		for _, prompt := range args {
+		for i, prompt := range args {
 			if prompt == "-" {
 				b, err := io.ReadAll(c.InOrStdin())
 				if err != nil {
 					return fmt.Errorf("read the prompt from standard input: %w", err)
 				}
-				prompt = string(b)
-			}
-			if _, err := speak(c.Context(), prompt, *s); err != nil {
-				return err
+				args[i] = string(b)
 			}
 		}
-		return nil
+		if len(args) == 1 {
+			_, err = speak.GenerateContext(c.Context(), args[0], *s)
+		} else {
+			_, err = speak.GenerateAllContext(c.Context(), args, *s)
+		}
+		return err
 	}
 	return c
 }

@@ -148,6 +148,7 @@ func TestCommands(t *testing.T) {
 	e.Handle(wire.VerbRunTrain, gotunetest.Run(2, 1.5, 1))
 	e.Handle(wire.VerbRunRecord, gotunetest.Run(2, 1.5, 1))
 	e.Handle(wire.VerbRunGenerate, gotunetest.Text("A view ", "of an array."))
+	e.Reply(wire.VerbRunGenerateAll, []gotune.Generation{{Prompt: "one", Text: "A view.", Tokens: 3, Seconds: 1}, {Prompt: "two", Text: "A map.", Tokens: 4, Seconds: 1, Stop: "length"}})
 	e.Reply(wire.VerbRunMerge, gotune.MergeInfo{Dir: "/m", Tensors: 3})
 	e.Reply(wire.VerbPush, gotune.PushInfo{URL: "http://hub/me/x", DryRun: true})
 	e.Reply(wire.VerbRunStop, gotune.RunInfo{Name: "r", State: gotune.RunStopped, Step: 3, TotalSteps: 9})
@@ -170,6 +171,7 @@ func TestCommands(t *testing.T) {
 		{"train", 2, "Run 'gotune train --help'"},
 		{"trian", 2, `unknown command "trian"`},
 		{"generate --run r hello", 0, "A view of an array."},
+		{"generate --run r one two", 0, "prompt:\n    two\nanswer:\n    A map. …[cut at the length limit]"},
 		{"generate hello", 2, "give one of --model and --run"},
 		{"generate --run r --top-p x hello", 2, "invalid argument"},
 		{"generate --run r --top-k 5 hello", 1, "Sampling.Temperature: not valid"},

@@ -27,10 +27,10 @@ func toWire(op string, err error) *wire.Error {
 var opNames = map[string]string{
 	wire.VerbDoctor: "look at this machine", wire.VerbStatus: "ask for the status", wire.VerbFree: "free memory",
 	wire.VerbDatasetLoad: "load", wire.VerbDatasetRows: "read rows of", wire.VerbDatasetLengths: "count the tokens of",
-	wire.VerbModelLoad: "load", wire.VerbModelUnload: "unload", wire.VerbModelGenerate: "generate with",
+	wire.VerbModelLoad: "load", wire.VerbModelUnload: "unload", wire.VerbModelGenerate: "generate with", wire.VerbModelGenerateAll: "generate with",
 	wire.VerbRunTrain: "train", wire.VerbRunAttach: "attach to", wire.VerbRunStop: "stop", wire.VerbRunRecord: "read the record of",
 	wire.VerbRunPause: "pause", wire.VerbRunResume: "resume", wire.VerbRunSetLR: "set the learning rate of", wire.VerbRunSample: "sample from",
-	wire.VerbRunSave: "save", wire.VerbRunGenerate: "generate with", wire.VerbRunMerge: "merge", wire.VerbPush: "push",
+	wire.VerbRunSave: "save", wire.VerbRunGenerate: "generate with", wire.VerbRunGenerateAll: "generate with", wire.VerbRunMerge: "merge", wire.VerbPush: "push",
 }
 
 func asGotune(op string, err error) *gotune.Error {

@@ -31,6 +31,7 @@
 //	model.load      {Model}                           ModelInfo
 //	model.unload    {Model}                           StatusInfo
 //	model.generate  {Model, Prompt, Sampling}         Generation   (token events)
+//	model.generateall {Model, Prompts, Sampling}      []Generation
 //	run.train       {Trainer}                         RunInfo      (step and control events)
 //	run.attach      {Name}                            RunInfo      (step and control events)
 //	run.stop        {Name}                            RunInfo
@@ -41,6 +42,7 @@
 //	run.record      {Name, OutputDir}                 RunInfo with Records and Controls
 //	run.save        {Name, Dir}                       SaveInfo
 //	run.generate    {Name, Prompt, Sampling}          Generation   (token events)
+//	run.generateall {Name, Prompts, Sampling}         []Generation
 //	run.merge       {Name, Dir, Options}              MergeInfo
 //	push            {Dir, Repo, Options}              PushInfo
 //
