@@ -41,12 +41,13 @@ func predicted(value map[string]float64, fit *layerwise.Fit, before, measured fl
 // longest finds the longest row that fits into a pool, and trains on it.
 //
 // What 14.5 GiB hold at 7B, NF4 with double quantization, r=64 on q and v, bfloat16: weights
-// 3.6 GiB, adapter with gradient 0.3, AdamW's states 0.25. A tensor [T, D] takes 8 KiB a
-// token. Inputs of 31 of 32 layers are in the host's memory; at the peak, in
-// attention's backward, about twelve such tensors are on the device: the layer's input, the
-// next one on its way, dx2, q, k, v, o, do, dq, dk, dv and cuDNN's float32 dq, twice as
-// large. So about 10 GiB hold about 100,000 tokens; a chunk's MLP (1 GiB at 4,096 tokens)
-// and one layer's unpacked weights (0.4 GiB) are smaller than what attention has by then.
+// 3.6 GiB, adapter and gradient 0.25; AdamW's states are in the host's memory but for the
+// update, the inputs of 31 of 32 layers as well. A tensor [T, D] takes 8 KiB a token. At the
+// peak, in attention's backward, about thirteen such tensors are on the device: the layer's
+// input, the next one on its way, dx2, q, k, v, o, do, dq, dk, dv and cuDNN's float32
+// dq, twice as large. So about 10 GiB hold about 100,000 tokens; a chunk's MLP (0.5 GiB
+// at 4,096 tokens) and a part's unpacked weights (0.3 GiB) are less than what attention
+// has by then.
 func longest(ctx context.Context, args []string) error {
 	var s settings
 	fs := flag.NewFlagSet("longest", flag.ContinueOnError)
@@ -66,7 +67,7 @@ func longest(ctx context.Context, args []string) error {
 		return err
 	}
 	defer ses.base.Free()
-	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Memory: layerwise.MemoryOffload, Chunk: *chunk})
+	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Optim: "paged_adamw_32bit", Memory: layerwise.MemoryOffload, Chunk: *chunk})
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 // trainCase measures one geometry.
 func trainCase(ses *session, dtype string, o layerwise.TrainOptions, rows, length, steps int) error {
 	memory := o.Memory
-	o.Dropout, o.MaxGradNorm, o.WeightDecay = 0.1, 0.3, 0.001
+	o.Dropout, o.MaxGradNorm, o.WeightDecay, o.Optim = 0.1, 0.3, 0.001, "paged_adamw_32bit"
 	tr, err := ses.base.NewTrainer(ses.adapter, o)
 	if err != nil {
 		return err
