@@ -85,6 +85,11 @@ func (k *kernel) runCells() {
 
 func (k *kernel) runCell(c *cell) {
 	defer c.cancel()
+	k.mu.Lock()
+	for k.interrupts > 0 {
+		k.calm.Wait()
+	}
+	k.mu.Unlock()
 	k.catchUp()
 	if c.seq <= k.abortTo {
 		k.cell = nil

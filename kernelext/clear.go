@@ -1,6 +1,9 @@
 package kernelext
 
-import "regexp"
+import (
+	"regexp"
+	"strings"
+)
 
 // erase is the sequences by which a program clears its terminal: those of !clear and of most progress displays.
 // The cursor's way home, and the erasing of what was scrolled out, may stand on either side.
@@ -9,6 +12,9 @@ var erase = regexp.MustCompile(`(?:\x1b\[(?:[01](?:;[01])?)?H)*\x1b(?:\[2J|c)(?:
 // cleared takes out of a stream's text all up to its last erase sequence. A notebook shows such a program as a
 // terminal would: the cell's output is cleared when the next one comes.
 func cleared(text string) (rest string, ok bool) {
+	if !strings.Contains(text, "\x1b") { // a flood is not searched the slow way
+		return text, false
+	}
 	all := erase.FindAllStringIndex(text, -1)
 	if all == nil {
 		return text, false

@@ -44,6 +44,7 @@ func guard(dir string, command []string) int {
 	select {
 	case <-asked:
 		folder = gonbFolder(os.Getpid())
+		endPrograms(c.Process.Pid)
 		_ = syscall.Kill(c.Process.Pid, syscall.SIGTERM)
 		select {
 		case <-ended:
@@ -59,6 +60,32 @@ func guard(dir string, command []string) int {
 		_ = os.RemoveAll(folder)
 	}
 	return status
+}
+
+// programGrace is how long a cell's program may take to end when its kernel does.
+const programGrace = 300 * time.Millisecond
+
+// endPrograms ends what gonb runs before gonb itself is told to end: it would interrupt the cell's program, and a
+// cell that trains would stop its run. A program that ends by SIGTERM leaves its run to the engine.
+func endPrograms(gonb int) {
+	me, _ := readProcess(os.Getpid())
+	for end := time.Now().Add(programGrace); ; time.Sleep(10 * time.Millisecond) {
+		n, late := 0, time.Now().After(end)
+		for _, p := range readProcesses().below(gonb) {
+			switch {
+			case p.session != me.session:
+				continue
+			case late:
+				p.kill()
+			default:
+				_ = syscall.Kill(p.pid, syscall.SIGTERM)
+			}
+			n++
+		}
+		if n == 0 || late {
+			return
+		}
+	}
 }
 
 // gonbFolder is GoNB's temporary folder, learnt from the environment of the processes it started, or "".

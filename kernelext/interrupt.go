@@ -6,21 +6,55 @@ import (
 	"time"
 )
 
-// interrupt ends the cells that run, and the queue behind is answered "aborted".
+// restartGrace is how long an interrupt waits for a shutdown: Jupyter sends both when a kernel is restarted, and a
+// restart is to leave alone what a cell has the engine do, where an interrupt is to stop it.
+const restartGrace = 50 * time.Millisecond
+
+// interrupt ends the cells that run, unless the kernel is shut down right after, and the queue behind is answered
+// "aborted". No cell starts before that is done: GoNB interrupts whatever it runs.
 func (k *kernel) interrupt() {
 	k.mu.Lock()
+	var running []*cell
 	for c := range k.beside {
-		c.interrupt()
+		running = append(running, c)
 	}
-	c := k.cell
-	if c != nil {
+	if k.cell != nil {
+		running = append(running, k.cell)
 		k.abortTo = k.arrived
 	}
+	if running != nil {
+		k.interrupts++
+	}
 	k.mu.Unlock()
-	if c == nil {
+	if running == nil {
 		return
 	}
-	k.stopCell(c)
+	go func() {
+		defer func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.interrupts--
+			k.calm.Broadcast()
+		}()
+		select {
+		case <-time.After(restartGrace):
+		case <-k.quit:
+			return
+		}
+		k.mu.Lock()
+		main := k.cell
+		k.mu.Unlock()
+		for _, c := range running {
+			switch {
+			case k.stopping.Load():
+				return
+			case c == main:
+				k.stopCell(c)
+			default:
+				c.interrupt() // beside the other one, or over by now
+			}
+		}
+	}()
 }
 
 // stopCell interrupts c: the magic that runs, the compile, or the program. GoNB sends a program SIGINT,

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -31,26 +32,29 @@ type kernel struct {
 
 	queue chan *cell
 
-	mu       sync.Mutex
-	relayed  map[string]*request      // by msg_id: what GoNB is working on
-	own      map[string]chan *message // by msg_id: the kernel's own requests to GoNB
-	cell     *cell                    // the one that runs
-	beside   map[*cell]struct{}       // those of live magics that run beside it
-	count    int                      // the execution counter, kept equal to GoNB's by catchUp
-	ahead    int                      // cells that GoNB has not counted yet
-	arrived  uint64                   // execute requests so far
-	queuedAt time.Time                // when the last of them came that queued
-	abortTo  uint64                   // those up to this one are answered "aborted"
-	input    bool                     // GoNB waits for an input_reply
-	waiting  *request                 // a completion or inspection held back until GoNB's gopls is ready
-	history  history
+	mu         sync.Mutex
+	relayed    map[string]*request      // by msg_id: what GoNB is working on
+	own        map[string]chan *message // by msg_id: the kernel's own requests to GoNB
+	cell       *cell                    // the one that runs
+	beside     map[*cell]struct{}       // those of live magics that run beside it
+	count      int                      // the execution counter, kept equal to GoNB's by catchUp
+	ahead      int                      // cells that GoNB has not counted yet
+	arrived    uint64                   // execute requests so far
+	queuedAt   time.Time                // when the last of them came that queued
+	interrupts int                      // under way
+	calm       *sync.Cond               // with mu: an interrupt is over
+	abortTo    uint64                   // those up to this one are answered "aborted"
+	input      bool                     // GoNB waits for an input_reply
+	waiting    *request                 // a completion or inspection held back until GoNB's gopls is ready
+	history    history
 
 	boardsMu sync.Mutex
 	boards   map[string]*os.File // locks of the TensorBoards shown, by name
 
-	quit chan struct{} // closed to end the kernel
-	once sync.Once
-	exit int // the process's exit status
+	stopping atomic.Bool   // a shutdown was asked for
+	quit     chan struct{} // closed to end the kernel
+	once     sync.Once
+	exit     int // the process's exit status
 }
 
 // request is a message from a client and the channel that its answer goes to.
@@ -70,6 +74,7 @@ func run(file string) int {
 	}
 	k := &kernel{codec: newCodec(c.Key), session: newID(), log: logger, started: time.Now(), ready: make(chan struct{}),
 		queue: make(chan *cell, 10000), relayed: map[string]*request{}, own: map[string]chan *message{}, beside: map[*cell]struct{}{}, boards: map[string]*os.File{}, quit: make(chan struct{})}
+	k.calm = sync.NewCond(&k.mu)
 	if k.front, err = c.listen(context.Background()); err != nil {
 		logger.Print(err)
 		return 1

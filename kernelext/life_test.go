@@ -132,6 +132,23 @@ func TestParentWatch(t *testing.T) {
 	c.gone(t, folders)
 }
 
+// Jupyter restarts a kernel with an interrupt and a shutdown. The cell's program is told to
+// end, but not interrupted: what it has the engine do goes on.
+func TestRestartIsNoInterrupt(t *testing.T) {
+	c := startKernel(t, startOptions{})
+	heard := filepath.Join(c.dir, "heard")
+	m := c.execute("import (\"os\"; \"os/signal\"; \"syscall\")\n%%\nch := make(chan os.Signal, 1)\nsignal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)\n"+
+		"fmt.Println(\"up\")\nos.WriteFile(\""+heard+"\", []byte((<-ch).String()), 0o600)", nil)
+	c.awaitText(t, m, "up")
+	c.send(c.control, "interrupt_request", object{})
+	c.send(c.control, "shutdown_request", object{"restart": true})
+	c.cmd.Wait()
+	c.gone(t, nil)
+	if b, err := os.ReadFile(heard); err != nil || string(b) != "terminated" {
+		t.Errorf("the program was sent %q, %v, want no interrupt but SIGTERM", b, err)
+	}
+}
+
 func TestInterrupt(t *testing.T) {
 	c := startKernel(t, startOptions{})
 	interrupt := func(m *message) (ran, time.Duration) {

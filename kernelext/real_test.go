@@ -2,6 +2,7 @@ package kernelext
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gotune/gotune/gotune"
 )
 
 // buildGotune builds the real program. With another protocol its engine and client are of another version than
@@ -210,5 +213,75 @@ func TestForeignEngine(t *testing.T) {
 	r = c.wait(c.execute("import \"github.com/gotune/gotune/gotune\"\n%%\ngotune.Must(gotune.Doctor())", nil))
 	if e, _ := r.reply["evalue"].(string); r.reply["status"] != "error" || !strings.Contains(e, "runs as user 12345") {
 		t.Errorf("a cell: %v, want that another user listens", r.reply)
+	}
+}
+
+// A restart leaves the run of a cell going, and the cell run again is attached to it; an interrupt stops it after
+// the step under way, with a checkpoint, and the cell says so.
+func TestRunOutlivesRestart(t *testing.T) {
+	socket, env := engineAt(t, buildGotune(t, ""))
+	out := filepath.Join(filepath.Dir(socket), "out")
+	code := fmt.Sprintf(`import "github.com/gotune/gotune/gotune"
+
+var run = gotune.Trainer{Name: "long", Model: gotune.Model{Name: "gopher", Source: "embedded"}, Dataset: gotune.Dataset{Name: "docs", Source: "embedded"},
+	OutputDir: %q, MaxSteps: 100000, BatchSize: 1, MaxSeqLength: 48, LoRA: gotune.LoRA{Rank: 4}}
+%%%%
+gotune.Must(run.Train())`, out)
+	state := func() gotune.RunInfo {
+		var s gotune.StatusInfo
+		if err := (&engine{socket: socket}).call(t.Context(), "status", nil, &s); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.Runs) != 1 {
+			return gotune.RunInfo{}
+		}
+		return s.Runs[0]
+	}
+	awaitStep := func(c *client, m *message, n int) {
+		t.Helper()
+		for end := time.Now().Add(3 * time.Minute); state().Step < n; time.Sleep(50 * time.Millisecond) {
+			if m != nil {
+				if r := c.find("shell", 0, func(o *message) bool { return o.parentID() == m.id() }); r != nil {
+					t.Fatalf("the cell ended: %s", r.content)
+				}
+			}
+			if i := state(); time.Now().After(end) || i.State != "" && i.State != gotune.RunRunning {
+				t.Fatalf("the run is %s at step %d, want it to go on to step %d", i.State, i.Step, n)
+			}
+		}
+	}
+	c := startKernel(t, startOptions{env: env})
+	waitEngine(t, socket)
+	m := c.execute(code, nil)
+	awaitStep(c, m, 3)
+	c.send(c.control, "interrupt_request", object{})
+	c.send(c.control, "shutdown_request", object{"restart": true})
+	c.cmd.Wait()
+	c.gone(t, nil)
+	awaitStep(c, nil, state().Step+5)
+
+	c = startKernel(t, startOptions{env: env})
+	m = c.execute(code, nil)
+	c.await("iopub", "display of the run", time.Minute, func(o *message) bool { return o.parentID() == m.id() && o.kind() == "display_data" })
+	awaitStep(c, m, state().Step+2)
+	c.reply("control", c.send(c.control, "interrupt_request", object{}), time.Second)
+	before := state().Step
+	r := c.wait(m)
+	i := state()
+	if i.State != gotune.RunStopped || i.Step < before {
+		t.Errorf("after an interrupt the run is %s at step %d, asked at %d, want stopped there", i.State, i.Step, before)
+	}
+	var record gotune.RunInfo
+	if err := (&engine{socket: socket}).call(t.Context(), "run.record", object{"Name": "long"}, &record); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(record.Controls); n != 1 || record.Controls[0].What != gotune.ControlStop || record.Controls[0].Step != i.Step {
+		t.Errorf("the record has the controls %+v, want a stop after step %d", record.Controls, i.Step)
+	}
+	if len(i.Checkpoints) == 0 || !strings.Contains(i.Checkpoints[len(i.Checkpoints)-1], fmt.Sprint(i.Step)) {
+		t.Errorf("checkpoints %q, want one of step %d", i.Checkpoints, i.Step)
+	}
+	if text, _ := shownText(t, r); !strings.Contains(text, "stopped") || !strings.Contains(text, fmt.Sprint(i.Step)) {
+		t.Errorf("the cell does not say that the run stopped at step %d: %v\n%s", i.Step, r.reply, text)
 	}
 }

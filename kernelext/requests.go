@@ -114,6 +114,7 @@ func (k *kernel) onShutdown(r *request) {
 		k.badRequest(r, "restart is not a boolean")
 		return
 	}
+	k.stopping.Store(true)
 	k.reply(r, object{"status": "ok", "restart": c.Restart})
 	k.publish("shutdown_reply", r.header, object{"status": "ok", "restart": c.Restart})
 	drain(time.Second)

@@ -27,6 +27,7 @@ type run struct {
 
 	mu       sync.Mutex
 	stopping bool
+	stopNote string         // who asked for the stop
 	state    gotune.RunInfo // without Records and Controls
 	records  []gotune.StepRecord
 	controls []gotune.Control
@@ -74,8 +75,7 @@ func (r *run) stop(why string) {
 	if !r.active() || r.stopping {
 		return
 	}
-	r.stopping = true
-	r.controlLocked(gotune.Control{What: gotune.ControlStop, Step: r.stepLocked(), Note: why})
+	r.stopping, r.stopNote = true, why
 	r.cancel()
 }
 
@@ -239,6 +239,9 @@ func (r *run) end(state string, err error) {
 			if e.Kind == gotune.KindInterrupted {
 				i.State, i.Error = gotune.RunStopped, nil
 			}
+		}
+		if i.State == gotune.RunStopped && r.stopping { // only now, as the step under way when it was asked still counts
+			r.controlLocked(gotune.Control{What: gotune.ControlStop, Step: r.stepLocked(), Note: r.stopNote})
 		}
 	})
 }
