@@ -87,13 +87,37 @@ func (w *worker) prove(t *layerwise.Trainer) error {
 	}
 	w.update(func(i *gotune.RunInfo) { i.Fit = fit.String() })
 	w.note("memory at the peak of the largest step: " + fit.Account())
+	if free := cuda.Host().AvailableBytes; free > 0 && fit.Host > free {
+		w.note(fmt.Sprintf("the host has %s free for %s of layers' inputs: a smaller BatchSize or MaxSeqLength takes less", size(free), size(fit.Host)))
+	}
+	return refusal(w.config.Name, fit)
+}
+
+// refusal is the error of a run whose largest step does not fit, nil for one that fits.
+func refusal(run string, fit *layerwise.Fit) error {
 	if fit.OK() {
 		return nil
 	}
-	return &gotune.Error{Kind: gotune.KindMemory, Op: "train", Object: fmt.Sprintf("run %s", quote(w.config.Name)),
+	return &gotune.Error{Kind: gotune.KindMemory, Op: "train", Object: fmt.Sprintf("run %s", quote(run)),
 		Found:  fmt.Sprintf("a step of B=%d×S=%d takes %s: %s", fit.Batch, fit.Length, size(fit.Peak), fit.Account()),
 		Wanted: fmt.Sprintf("at most %s of the device's %s: %s are missing", size(fit.Peak-fit.Missing()), size(fit.Limit), size(fit.Missing())),
 		Next:   fit.Advice()}
+}
+
+// peak is the most device memory that was in use, by XLA's account, 0 without one.
+func (l *model) peak() int64 {
+	if l.info.Backend != backend.CUDA {
+		return 0
+	}
+	be, err := backend.Open(backend.CUDA)
+	if err != nil {
+		return 0
+	}
+	m, err := backend.Memory(be)
+	if err != nil {
+		return 0
+	}
+	return m.Peak
 }
 
 // size is a number of bytes as people read it.

@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 	checkpoint "github.com/gotune/gotune/gotune/internal/model"
 )
@@ -56,6 +58,25 @@ func TestCheckPrograms(t *testing.T) {
 		f := checkPrograms()
 		if f.OK != tt.ok || !strings.Contains(f.Found, tt.found) || !strings.Contains(f.Found+f.Next, cuda.EnvPrograms) {
 			t.Errorf("%s=%s: %+v", cuda.EnvPrograms, tt.set, f)
+		}
+	}
+}
+
+// A run that can't fit is refused with what is held, how much is missing, and what to
+// change.
+func TestRefusal(t *testing.T) {
+	fits := &layerwise.Fit{Batch: 4, Length: 1024, Peak: 9 << 30, Limit: 15 << 30}
+	if err := refusal("run1", fits); err != nil {
+		t.Errorf("a step that fits is refused: %v", err)
+	}
+	large := &layerwise.Fit{Batch: 16, Length: 4096, Memory: layerwise.MemorySave, Weights: 4 << 30, Saved: 40 << 30, Peak: 50 << 30, Limit: 15 << 30}
+	err := refusal("run1", large)
+	if !errors.Is(err, gotune.ErrMemory) {
+		t.Fatalf("%v, want a refusal for lack of memory", err)
+	}
+	for _, want := range []string{"run1", "B=16×S=4096", "50.0 GiB", "weights 4.00 GiB", "35.3 GiB are missing", "BatchSize to about 4", "GradientCheckpointing", "offload"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q lacks %q", err, want)
 		}
 	}
 }

@@ -393,7 +393,9 @@ func (w *worker) save(t *layerwise.Trainer, s train.Snapshot) (string, error) {
 
 // finished sums up.
 func (w *worker) finished(res train.Result) {
+	peak := w.model.peak()
 	w.update(func(i *gotune.RunInfo) {
+		i.PeakBytes = max(i.PeakBytes, peak)
 		if n := res.State.TotalCount; n > 0 {
 			i.MeanLoss = res.State.MeanLoss()
 		}

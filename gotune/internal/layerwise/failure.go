@@ -29,7 +29,7 @@ type memoryError struct {
 }
 
 func (e *memoryError) Error() string {
-	return fmt.Sprintf("layerwise: %s: %v (%s); set GradientCheckpointing \"on\", or a smaller BatchSize or MaxSeqLength", e.doing, ErrOutOfMemory, e.text)
+	return fmt.Sprintf("layerwise: %s: %v (%s); set GradientCheckpointing \"offload\", or a smaller BatchSize or MaxSeqLength", e.doing, ErrOutOfMemory, e.text)
 }
 
 // Is makes errors.Is(err, ErrOutOfMemory) true.
