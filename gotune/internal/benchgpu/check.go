@@ -125,6 +125,12 @@ func reference(ctx context.Context, args []string) error {
 // a few roundings of its operands, of which bfloat16's are 8 times float16's.
 var tolerance = map[string]float64{"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 
+// fp8Tolerance is that of steps with products in 8-bit floats, whose roundings are 16
+// times bfloat16's: two layers of them are off by about 0.06 to 0.12.
+const fp8Tolerance = 0.2
+
+const fp8Usage = "products with the base in 8-bit floats: forward, both; nothing for none"
+
 // check compares passes in a compute type with a reference file.
 func check(ctx context.Context, args []string) error {
 	var s settings
@@ -133,6 +139,7 @@ func check(ctx context.Context, args []string) error {
 	path := fs.String("reference", "", "file from the stage reference")
 	memory := fs.String("memory", layerwise.MemorySave, "memory policy")
 	chunk := fs.Int("chunk", 0, "tokens that a layer which is computed again takes at a time")
+	fp8 := fs.String("fp8", layerwise.FP8Off, fp8Usage)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -148,7 +155,7 @@ func check(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	got, err := passes(ses, layerwise.TrainOptions{Memory: *memory, Chunk: *chunk})
+	got, err := passes(ses, layerwise.TrainOptions{Memory: *memory, Chunk: *chunk, FP8: *fp8})
 	if err != nil {
 		return err
 	}
@@ -166,8 +173,12 @@ func check(ctx context.Context, args []string) error {
 		}
 	}
 	var failed []string
+	how, tol := s.dtype+" "+*memory, tolerance[s.dtype]
+	if *fp8 != layerwise.FP8Off {
+		how, tol = how+" fp8 "+*fp8, fp8Tolerance
+	}
 	for _, c := range checkBatches {
-		if err := compare(c.name, s.dtype+" "+*memory+" "+c.name, ses.base.Attention(), tolerance[s.dtype], got, want); err != nil {
+		if err := compare(c.name, how+" "+c.name, ses.base.Attention(), tol, got, want); err != nil {
 			failed = append(failed, err.Error())
 		}
 	}

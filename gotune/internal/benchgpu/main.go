@@ -14,11 +14,12 @@
 // # What is measured
 //
 //	check     loss and adapter gradients of two layers of 7B shape against float32 on
-//	          the CPU: padded rows and packed ones, dropout on. ‖g − ref‖ / ‖ref‖.
+//	          the CPU: padded rows and packed ones, dropout on. ‖g − ref‖ / ‖ref‖. -fp8
+//	          forward or both for a step with products in 8-bit floats
 //	load      seconds from a warm page cache to NF4 on the device
 //	train     tokens/s of optimizer steps: B rows of S tokens, all supervised, NF4,
 //	          LoRA r=64 on q and v, dropout 0.1, AdamW, clipping; median of the steps
-//	          after the first, whose seconds (compilation) are reported beside it
+//	          after the first, whose seconds (compilation) are reported beside it; -fp8 as for check
 //	longest   the longest row that one step fits into a pool of 14.5 GiB (-pool), its layers'
 //	          inputs in the host's memory: found by plans, then trained on
 //	packed    useful tokens/s (padding not counted) on documents of real lengths (log-normal, mean

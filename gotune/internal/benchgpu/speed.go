@@ -52,6 +52,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 	rows := fs.Int("batch", 4, "rows")
 	kept := fs.Int("kept", 0, "layers that keep their residuals under recompute and offload")
 	chunk := fs.Int("chunk", 0, "tokens that a layer which is computed again takes at a time; 0 for all")
+	fp8 := fs.String("fp8", layerwise.FP8Off, fp8Usage)
 	steps := fs.Int("steps", 6, "steps after the first")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -69,7 +70,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 			if err != nil {
 				return fmt.Errorf("-lengths %q: %w", *lengths, err)
 			}
-			if err := trainCase(ses, s.dtype, layerwise.TrainOptions{Memory: memory, Kept: *kept, Chunk: *chunk}, *rows, n, *steps); err != nil {
+			if err := trainCase(ses, s.dtype, layerwise.TrainOptions{Memory: memory, Kept: *kept, Chunk: *chunk, FP8: *fp8}, *rows, n, *steps); err != nil {
 				failed = append(failed, fmt.Sprintf("%s S=%d: %v", memory, n, err))
 			}
 		}
@@ -134,6 +135,9 @@ func trainCase(ses *session, dtype string, o layerwise.TrainOptions, rows, lengt
 	}
 	if o.Chunk > 0 {
 		title += fmt.Sprintf(" chunk %d", o.Chunk)
+	}
+	if o.FP8 != layerwise.FP8Off {
+		title += " fp8 " + o.FP8
 	}
 	found, missed := backend.Programs(ses.device)
 	if ses.base.Resident() > 0 {
