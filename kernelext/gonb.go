@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -52,14 +53,18 @@ func executable(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
-// cacheDir is gotune's folder in the user's cache.
-func cacheDir() string {
-	d, err := os.UserCacheDir()
-	if err != nil {
-		d = filepath.Join(os.TempDir(), fmt.Sprintf("gotune-%d", os.Getuid()))
+// cacheDir is gotune's folder in the user's cache. Without a home it is a folder for temporary files, which nobody
+// else may have made: programs are run from it.
+var cacheDir = sync.OnceValue(func() string {
+	if d, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(d, "gotune")
 	}
-	return filepath.Join(d, "gotune")
-}
+	d := filepath.Join(os.TempDir(), fmt.Sprintf("gotune-%d", os.Getuid()))
+	if ownDir(d) != nil {
+		d, _ = os.MkdirTemp("", "gotune-cache-")
+	}
+	return d
+})
 
 // privateDir makes a folder for Unix sockets, whose paths may not pass 108 bytes.
 func privateDir() (string, error) {
