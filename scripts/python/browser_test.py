@@ -1,6 +1,6 @@
 """browser_test.py OUT --chromium PATH: drives a real JupyterLab in Chromium through the life of a training run, and looks at
 what is on screen each time: run all, interrupt, run again, pause, reload, restart, run all, both themes, a narrow page, the saved
-file, a copy that is not trusted; then the same outputs in nbconvert and `jupyter console`. Pictures are kept in OUT. The engine is
+file, a copy that is not trusted; what the kernel's own magics show; then the same outputs in nbconvert and `jupyter console`. Pictures are kept in OUT. The engine is
 the one at $GOTUNE_SOCKET. Says each check, and in the last line how many passed and failed."""
 import argparse
 import collections
@@ -13,6 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
+import browser_kernel
 import browser_notebook
 import browser_text
 from browser_lab import JS, WINDOW, open_lab, own_settings
@@ -208,7 +209,8 @@ class Story:
         lab.ask(WATCH, self.train)
         lab.start_all()
         lab.page.wait_for_function("(step) => window.samples.some(s => s.live && s.step >= step)", arg=self.paused, timeout=60_000)
-        engine(self.sock, "run.resume", Name=RUN)  # refused where the restart has ended the pause: it interrupts the cell
+        answer = engine(self.sock, "run.resume", Name=RUN)
+        check("a restart leaves the paused run as it was", '"error"' not in answer, answer[:200] if '"error"' in answer else "")
         lab.page.wait_for_function("(step) => window.samples.some(s => s.live && s.step > step)", arg=self.paused + 3, timeout=60_000)
         live = [s for s in self.samples() if s["live"] and s["step"]]
         check("after a restart the cell goes on with the run, and draws its whole history", all(s["points"] == s["step"] >= self.paused for s in live), f"from step {live[0]['step']}, {live[0]['points']} points, after {self.paused}")
@@ -289,6 +291,7 @@ def main():
     check = Checks()
     with own_settings() as folder:
         browser_notebook.write(folder / "short.ipynb")
+        browser_kernel.write(folder / "kernel.ipynb")
         with open_lab(folder, o.chromium) as lab:
             try:
                 right, found = measures_right(lab.page)
@@ -297,6 +300,7 @@ def main():
                 s = Story(lab, folder, out, check, o.socket)
                 for step in (s.opened, s.run_all_and_interrupt, s.rate, s.again_pause_reload, s.restart_and_run_all, s.rate, s.finished, s.themes, s.narrow, s.saved_and_reloaded, s.untrusted):
                     step()
+                browser_kernel.story(lab, out, check, RUN)
                 browser_text.converted(lab.page, folder, out, check)
             except Exception as e:  # the rest of the story has lost its ground
                 traceback.print_exc()
