@@ -63,6 +63,9 @@ func findGo() string {
 //   - GOFLAGS with -ldflags=-s -w, which takes a third off the time to link a cell;
 //   - GOTUNE_SOCKET and GOTUNE_BIN, by which a cell finds the engine and can start it.
 func (e environment) forGoNB() ([]string, error) {
+	if err := closeDir(cacheDir()); err != nil {
+		return nil, err
+	}
 	proxy, err := WriteModule(filepath.Join(cacheDir(), "module"))
 	if err != nil {
 		return nil, err

@@ -90,3 +90,36 @@ func stallingPath(t *testing.T) string {
 	}
 	return dir + string(os.PathListSeparator) + os.Getenv("PATH")
 }
+
+// A cell of live magics runs beside another only when it comes alone.
+func TestTakesTurn(t *testing.T) {
+	now := time.Now()
+	other := &cell{}
+	for _, tt := range []struct {
+		name, source string
+		under        *cell
+		after        time.Duration // since the last cell that queued
+		want         bool
+	}{
+		{"nothing under way", "%gotune status", nil, time.Hour, true},
+		{"live", "%gotune status", other, 2 * time.Second, false},
+		{"several", "%gotune pause\n\n%gotune lr 1e-4\n%gotune resume\n", other, 2 * time.Second, false},
+		{"TensorBoard", "%load_ext tensorboard\n%tensorboard --logdir x", other, 2 * time.Second, false},
+		{"misspelt", "%gotune statsu", other, 2 * time.Second, false},
+		{"in one go", "%gotune status", other, 100 * time.Millisecond, true},
+		{"free waits", "%gotune free", other, 2 * time.Second, true},
+		{"one of two waits", "%gotune status\n%gotune restart-engine", other, 2 * time.Second, true},
+		{"with code", "%gotune status\n%%\nx", other, 2 * time.Second, true},
+		{"only code", "%%\nx", other, 2 * time.Second, true},
+		{"empty", "", other, 2 * time.Second, true},
+		{"GoNB's magic", "%list", other, 2 * time.Second, true},
+	} {
+		k := &kernel{cell: tt.under, queuedAt: now.Add(-tt.after)}
+		if got := k.takesTurn(&cell{source: tt.source}, now); got != tt.want {
+			t.Errorf("%s: takes its turn %v, want %v", tt.name, got, tt.want)
+		}
+		if got := k.queuedAt.Equal(now); got != tt.want {
+			t.Errorf("%s: counted as queued %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -40,3 +40,21 @@ func ownDir(dir string) error {
 	}
 	return nil
 }
+
+// closeDir makes dir with mode 0700 if it is missing, and takes away the rights of others if it is ours: a cache is
+// its user's alone.
+func closeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the cache folder: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at the cache folder: %w", err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == os.Getuid() && info.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return fmt.Errorf("close the cache folder to others: %w", err)
+		}
+	}
+	return nil
+}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,5 +164,29 @@ func TestTensorBoardErrors(t *testing.T) {
 	r := startKernel(t, o)
 	if got := r.wait(r.execute("%load_ext tensorboard", nil)); got.reply["status"] != "error" || !strings.Contains(got.reply["evalue"].(string), "/nix/tensorboard") {
 		t.Errorf("with a wrong TENSORBOARD_BINARY: %v", got.reply)
+	}
+}
+
+func TestAbsoluteLogdir(t *testing.T) {
+	t.Setenv("HOME", "/home/ada")
+	for _, tt := range []struct {
+		args      []string
+		want, dir string // "" for an error
+	}{
+		{[]string{"--logdir", "runs"}, "--logdir=/w/runs", "/w/runs"},
+		{[]string{"--logdir=../runs", "--port", "6007"}, "--logdir=/runs --port 6007", "/runs"},
+		{[]string{"--port=1", "--logdir", "~/my runs"}, "--port=1 --logdir=/home/ada/my runs", "/home/ada/my runs"},
+		{[]string{"--logdir=~"}, "--logdir=/home/ada", "/home/ada"},
+		{[]string{"--logdir", "gs://b/x"}, "--logdir=gs://b/x", "gs://b/x"},
+		{[]string{"--logdir_spec", "a:/x,b:/y"}, "--logdir_spec=a:/x,b:/y", "a:/x,b:/y"},
+		{[]string{"--logdir"}, "", ""},
+		{[]string{"--logdir="}, "", ""},
+		{[]string{"runs"}, "", ""},
+		{nil, "", ""},
+	} {
+		got, dir, err := absoluteLogdir(slices.Clone(tt.args), "/w")
+		if strings.Join(got, " ") != tt.want || dir != tt.dir || (err != nil) != (tt.want == "") {
+			t.Errorf("absoluteLogdir(%q) = %q, %q, %v, want %q, %q", tt.args, got, dir, err, tt.want, tt.dir)
+		}
 	}
 }

@@ -143,6 +143,7 @@ setup_notebooks() {
     need_go
     need_python
     mkdir -p "$bin"
+    chmod 700 "$cache"
     say "set-up under $cache (what is there already is kept)"
     go_tool gonb github.com/janpfeifer/gonb "$gonb_version" github.com/janpfeifer/gonb
     go_tool goimports golang.org/x/tools "$goimports_version" golang.org/x/tools/cmd/goimports

@@ -70,6 +70,9 @@ func fillDirs(o *Options) (err error) {
 		if o.CacheDir, err = cuda.CacheDir(); err != nil {
 			return err
 		}
+		if err = os.MkdirAll(o.CacheDir, 0o700); err != nil {
+			return fmt.Errorf("make the cache folder: %w", err)
+		}
 	}
 	if o.StateDir == "" {
 		o.StateDir, err = StateDir()
