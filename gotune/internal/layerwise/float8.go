@@ -58,7 +58,7 @@ func float8Scale(amax *Node, dt dtypes.DType) *Node {
 // float8 rounds x to e4m3 values q and their scale, an f32 scalar of use in dt.
 func float8(x *Node, dt dtypes.DType) (q, scale *Node) {
 	scale = float8Scale(ConvertDType(ReduceAllMax(Abs(x)), dtypes.Float32), dt)
-	v := Div(ConvertDType(x, dtypes.Float32), scale)
+	v := Mul(ConvertDType(x, dtypes.Float32), Reciprocal(scale)) // a power of two has an exact one
 	// By comparisons, which a value that is not a number passes.
 	g, limit := x.Graph(), float64(float8Largest)
 	v = Where(GreaterThan(v, scalarF32(g, limit)), BroadcastToShape(scalarF32(g, limit), v.Shape()), v)
@@ -132,19 +132,17 @@ func (l *linears) productBack(dy *Node, m matrix) *Node {
 	return linearNN(dy, m.w)
 }
 
-// checkFloat8 returns an error where a device can't do a mode of TrainOptions.FP8.
-func (b *Base) checkFloat8(mode string) error {
-	if mode == FP8Off {
-		return nil
-	}
-	info := backend.Describe(b.norm.Backend())
+// hasFloat8 returns an error where a device can't do a mode of TrainOptions.FP8.
+func hasFloat8(info backend.Info, mode string) error {
+	const next = "leave FP8 out, or train on a GPU of compute capability 8.9 or newer (L4, RTX 4090, H100)"
 	switch {
+	case mode == FP8Off:
 	case info.GPU != nil && !info.GPU.FP8():
-		return fmt.Errorf("layerwise: train with FP8 %q: %s has no 8-bit float units, which want compute capability 8.9 or newer (L4, RTX 4090, H100); leave FP8 out", mode, info.GPU)
-	case info.Name == backend.CUDA || info.Name == backend.CPU:
-		return nil
+		return fmt.Errorf("layerwise: train with FP8 %q: %s has no 8-bit float units; %s", mode, info.GPU, next)
+	case info.Name != backend.CUDA && info.Name != backend.CPU:
+		return fmt.Errorf("layerwise: train with FP8 %q: backend %s has no 8-bit floats; %s", mode, info.Name, next)
 	}
-	return fmt.Errorf("layerwise: train with FP8 %q: backend %s has no 8-bit floats; use %s on a GPU of compute capability 8.9 or newer, or leave FP8 out", mode, info.Name, backend.CUDA)
+	return nil
 }
 
 // holdFloat8 makes the 8-bit form of every base matrix, if no trainer has yet; each

@@ -3,11 +3,18 @@ package layerwise
 import (
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/backend"
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/lora"
+	"github.com/gotune/gotune/gotune/internal/model"
 )
 
 // e4m3 lists the finite values of the type that are not negative.
@@ -93,5 +100,174 @@ func TestFloat8NotFinite(t *testing.T) {
 		if got := flat(t, out[0])[1]; !math.IsNaN(float64(got)) {
 			t.Errorf("%v became %v", bad, got)
 		}
+	}
+}
+
+// float8Step is one step's loss, its gradient, and the loss of evaluation.
+type float8Step struct {
+	loss, eval float64
+	gradient   []float32
+}
+
+func takeFloat8Step(t *testing.T, b *Base, a *lora.Adapter, o TrainOptions) (s float8Step) {
+	t.Helper()
+	const beta1 = 0.5 // after one step AdamW's first moment is (1 − β₁)·g
+	bt := randomBatch(2, 64, b.cfg.VocabSize)
+	o.Dropout, o.Seed, o.Beta1 = 0.1, 3, beta1
+	tr := newTrainer(t, b, a, o)
+	defer tr.Free()
+	sum, n, err := tr.Evaluate(bt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := tr.Step([]*batch.Batch{bt}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := download[float32](tr.first, tr.ad.layout.size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range first {
+		first[i] /= 1 - beta1
+	}
+	return float8Step{r.Loss, sum / float64(n), first}
+}
+
+// off is ‖got − want‖ / ‖want‖.
+func off(got, want []float32) float64 {
+	var d, n float64
+	for i := range want {
+		e := float64(got[i]) - float64(want[i])
+		d += e * e
+		n += float64(want[i]) * float64(want[i])
+	}
+	return math.Sqrt(d / n)
+}
+
+// float8Config is a model of two layers.
+const float8Config = `{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_act":"silu","hidden_size":128,
+"intermediate_size":352,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":512,
+"max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":false,"torch_dtype":"float32",
+"bos_token_id":1,"eos_token_id":2}`
+
+// float8Bound is what loss and gradient of these two layers may be off by, relative to
+// float32 on the same 4-bit weights: seen are 0.0004, 0.08 forward and 0.11 both ways.
+// A scale that is off by 2 in one matrix gives 0.3 and more.
+const float8Bound = 0.16
+
+// A step with products in 8-bit floats is near one without, by every memory policy,
+// with few and all projections adapted; evaluation stays as it was, and the memory
+// goes back.
+func TestFloat8Steps(t *testing.T) {
+	b := loadDir(t, randomModel(t, float8Config), LoadOptions{Quant: QuantNF4})
+	before := b.Bytes()
+	all := []TrainOptions{{}, {Memory: MemoryRecompute}, {Memory: MemoryOffload, Chunk: 64}}
+	for _, targets := range [][]string{{"q_proj", "v_proj"}, model.Projections} {
+		a := randomAdapter(t, b, targets...)
+		want := takeFloat8Step(t, b, a, TrainOptions{})
+		for _, fp8 := range []string{FP8Forward, FP8Both} {
+			for _, o := range all {
+				o.FP8 = fp8
+				got := takeFloat8Step(t, b, a, o)
+				e := off(got.gradient, want.gradient)
+				if !(e > 0.01 && e <= float8Bound) || !(math.Abs(got.loss/want.loss-1) <= 5e-3) {
+					t.Errorf("%d adapted, %s, %s: gradient off by %.3g, loss %.5f, want at most %g (and more than 0) of %.5f", len(targets), fp8, o.Memory, e, got.loss, float8Bound, want.loss)
+				}
+				if got.eval != want.eval {
+					t.Errorf("%d adapted, %s, %s: evaluation gives %v, want %v as without", len(targets), fp8, o.Memory, got.eval, want.eval)
+				}
+			}
+		}
+		all = all[:1]
+	}
+	if b.Bytes() != before {
+		t.Errorf("%d bytes stay of the weights in 8-bit floats", b.Bytes()-before)
+	}
+}
+
+// The bound finds a wrong scale in any one matrix.
+func TestFloat8BoundFindsAWrongScale(t *testing.T) {
+	b := loadDir(t, randomModel(t, float8Config), LoadOptions{Quant: QuantNF4})
+	a := randomAdapter(t, b, "q_proj", "v_proj")
+	want := takeFloat8Step(t, b, a, TrainOptions{})
+	holder := newTrainer(t, b, a, TrainOptions{FP8: FP8Forward}) // so that the next trainer takes what is there
+	defer holder.Free()
+	for i := range b.layers[0].groups {
+		scale := &b.layers[0].eight[2*i+1]
+		right := *scale
+		v, err := download[float32](right, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *scale, err = b.dev.upload([]float32{2 * v[0]}, dtypes.Float32); err != nil {
+			t.Fatal(err)
+		}
+		got := takeFloat8Step(t, b, a, TrainOptions{FP8: FP8Forward})
+		drop(*scale)
+		*scale = right
+		if e := off(got.gradient, want.gradient); e <= float8Bound {
+			t.Errorf("matrix %d with twice its scale leaves the gradient off by %.3g, which the bound %g passes", i, e, float8Bound)
+		}
+	}
+}
+
+// Weights in 8-bit floats are made once for all trainers and go with the last one; a plan
+// counts them.
+func TestFloat8IsShared(t *testing.T) {
+	b := loadDir(t, randomModel(t, float8Config), LoadOptions{Quant: QuantNF4, DoubleQuant: true, ResidentBytes: -1})
+	a := randomAdapter(t, b, "q_proj", "v_proj")
+	before, weights := b.Bytes(), int64(0)
+	for _, l := range b.layers {
+		for _, g := range l.groups {
+			weights += int64(g.out()) * int64(g.in)
+		}
+	}
+	first := newTrainer(t, b, a, TrainOptions{FP8: FP8Forward})
+	second := newTrainer(t, b, a, TrainOptions{FP8: FP8Both})
+	if got := b.Bytes() - before; got != weights {
+		t.Errorf("%d bytes in 8-bit floats, want one for each of %d weights", got, weights)
+	}
+	f, err := second.Fit([]*batch.Batch{randomBatch(2, 64, b.cfg.VocabSize)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Float8 != weights || !strings.Contains(f.Account(), "in 8-bit floats") {
+		t.Errorf("the plan has %d bytes in 8-bit floats, want %d: %s", f.Float8, weights, f.Account())
+	}
+	first.Free()
+	if b.Bytes()-before != weights {
+		t.Error("given back while a trainer uses them")
+	}
+	second.Free()
+	if b.Bytes() != before || b.layers[0].eight != nil {
+		t.Error("kept when nobody trains")
+	}
+}
+
+// What can't multiply 8-bit floats says so before it starts.
+func TestFloat8Refusals(t *testing.T) {
+	for _, c := range []struct {
+		info backend.Info
+		want string // of the error
+	}{
+		{backend.Info{Name: backend.CUDA, GPU: &cuda.Device{Name: "Tesla T4", Major: 7, Minor: 5}}, "Tesla T4 (sm_75"},
+		{backend.Info{Name: backend.CUDA, GPU: &cuda.Device{Name: "A100", Major: 8}}, "8.9 or newer"},
+		{backend.Info{Name: backend.CUDA, GPU: &cuda.Device{Name: "L4", Major: 8, Minor: 9}}, ""},
+		{backend.Info{Name: backend.CUDA, GPU: &cuda.Device{Name: "H200", Major: 9}}, ""},
+		{backend.Info{Name: backend.CPU}, ""},
+		{backend.Info{Name: backend.Go}, "backend go"},
+	} {
+		err := hasFloat8(c.info, FP8Forward)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%v: %v, want %q", c.info, err, c.want)
+		}
+		if err := hasFloat8(c.info, FP8Off); err != nil {
+			t.Errorf("%v without FP8: %v", c.info, err)
+		}
+	}
+	b := loadDir(t, randomModel(t, float8Config), LoadOptions{})
+	if _, err := b.NewTrainer(randomAdapter(t, b, "q_proj"), TrainOptions{FP8: "e5m2"}); err == nil || !strings.Contains(err.Error(), `"e5m2"`) {
+		t.Errorf("an unknown mode gave %v", err)
 	}
 }
