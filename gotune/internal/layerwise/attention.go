@@ -12,23 +12,26 @@ import (
 // geometry is the static shape of one call: B rows of S tokens, and whether they
 // take fused attention.
 type geometry struct {
-	b, s  int
-	fused bool
-	slots *slots // of a packed batch on fused attention, else nil
+	b, s   int
+	fused  bool
+	biased bool   // fused attention takes a bias: packed rows, or a window
+	slots  *slots // of a packed batch on fused attention without a bias, else nil
 }
 
 func (m geometry) key() string {
-	if m.slots != nil {
+	switch {
+	case m.slots != nil:
 		return fmt.Sprintf("B%d S%d fused %s", m.b, m.s, m.slots.key())
-	}
-	if m.fused {
+	case m.biased:
+		return fmt.Sprintf("B%d S%d fused bias", m.b, m.s)
+	case m.fused:
 		return fmt.Sprintf("B%d S%d fused", m.b, m.s)
 	}
 	return fmt.Sprintf("B%d S%d", m.b, m.s)
 }
 
 // masks says whether a layer takes a mask, or places in its stead.
-func (m geometry) masks() bool { return !m.fused || m.slots != nil }
+func (m geometry) masks() bool { return !m.fused || m.biased || m.slots != nil }
 
 func (m geometry) tokens() int { return m.b * m.s }
 
@@ -62,6 +65,17 @@ func biasOf(segments *Node, window int) *Node {
 	return Where(see, Zeros(g, shapeOf(dtypes.Float32, see.Shape().Dimensions...)), scalarF32(g, masked))
 }
 
+// fusedBiasOf is biasOf for fused attention, in its type: [B, 1, S, S]. The values are
+// JAX's: cuDNN takes differences of masked scores.
+func fusedBiasOf(segments *Node, window int, dt dtypes.DType) *Node {
+	hidden := -float64(int64(2) << 40)
+	if dt == dtypes.Float16 {
+		hidden = -float64(2 << 14)
+	}
+	see, g := visible(segments, window), segments.Graph()
+	return InsertAxes(Where(see, Zeros(g, shapeOf(dt, see.Shape().Dimensions...)), Scalar(g, dt, hidden)), 1)
+}
+
 // attention is causal attention of K key heads, each shared by G query heads:
 //
 //	P = softmax(q·kᵀ/√d + bias),  o = P·v
@@ -74,7 +88,7 @@ type attention struct {
 	geometry
 	heads, kv, dim int // H, K, d
 	window         int
-	bias           *Node // f32 [B, S, S]: 0, or masked; nil when fused; the slots' places where there are slots
+	bias           *Node // f32 [B, S, S]: 0, or masked; of fused attention nil or fusedBiasOf; the slots' places where there are slots
 	fused          fusedAttention
 }
 
@@ -152,7 +166,7 @@ func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
 	}
 	if a.fused != nil {
 		s = &saved{q: a.split(q), k: a.split(k), v: a.split(v)}
-		o, s.lse = a.fused.forward(s.q, s.k, s.v)
+		o, s.lse = a.fused.forward(s.q, s.k, s.v, a.bias)
 		return a.merge(o), s
 	}
 	s = &saved{q: a.toQuery(q), k: a.toKey(k), v: a.toKey(v)}
@@ -183,7 +197,7 @@ func (a *attention) backward(s *saved, o, do *Node) (dq, dk, dv *Node) {
 		return (&slotted{a, a.bias}).backward(s, o, do)
 	}
 	if a.fused != nil {
-		dq, dk, dv = a.fused.backward(s.q, s.k, s.v, a.split(o), s.lse, a.split(do))
+		dq, dk, dv = a.fused.backward(s.q, s.k, s.v, a.bias, a.split(o), s.lse, a.split(do))
 		return a.merge(dq), a.merge(dk), a.merge(dv)
 	}
 	dt := s.q.DType()

@@ -145,7 +145,9 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 	f.Peak, f.Program, f.Working, f.Host, f.Programs, f.Calls = p.peak, p.at, p.working, p.peakHost, p.compiled, p.calls
 	f.Saved = p.peak - p.working - (f.Weights + f.Adapter + f.Optimizer + f.Other)
 	f.fixed = p.start + b.unpackedLayer()
-	if m, _, _, _, err := t.planned(p, o).base.packBatch(largest, 0, 0, 0); err == nil && !m.fused {
+	if m, _, _, _, err := t.planned(p, o).base.packBatch(largest, 0, 0, 0); err == nil && m.biased {
+		f.squares = float64(b.dt.Size())
+	} else if err == nil && !m.fused {
 		// The mask, and the scores of an eighth of the queries, twice.
 		f.squares = 4 + float64(b.cfg.NumHeads)
 	}

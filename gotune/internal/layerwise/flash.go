@@ -5,7 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	_ "unsafe" // for go:linkname
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -19,65 +19,49 @@ import (
 const (
 	AttentionAuto  = "auto"  // fused where the device has it and it holds against plain
 	AttentionPlain = "plain" // products and softmax
+
+	attentionSlots = "slots" // of EnvAttention alone: packed rows without a bias
 )
 
 // EnvAttention names the environment variable that AttentionAuto follows: "plain"
 // turns fused attention off.
 const EnvAttention = "GOTUNE_ATTENTION"
 
-// fusedAttention is attention as one operation of the device, causal over whole
-// rows, without a window. q, o and do are [B, S, H, d], k and v [B, S, K, d], lse
-// f32 [B, H, S].
+// fusedAttention is attention as one operation of the device, causal over whole rows,
+// with a bias [B, 1, S, S] that is added to the scores of all heads, nil for none. q, o
+// and do are [B, S, H, d], k and v [B, S, K, d], lse f32 [B, H, S].
 type fusedAttention interface {
-	forward(q, k, v *Node) (o, lse *Node)
-	backward(q, k, v, o, lse, do *Node) (dq, dk, dv *Node)
+	forward(q, k, v, bias *Node) (o, lse *Node)
+	backward(q, k, v, bias, o, lse, do *Node) (dq, dk, dv *Node)
 }
 
-// cudnnAttention is cuDNN's flash attention (Dao, arXiv:2307.08691), which never
-// writes the scores. XLA's CUDA plugin has it for bfloat16 and float16.
-type cudnnAttention struct{}
-
-var causal = &compute.ScaledDotProductAttentionConfig{Causal: true}
-
-func (cudnnAttention) forward(q, k, v *Node) (o, lse *Node) {
-	o, states := BackendFusedScaledDotProductAttention(q, k, v, compute.AttentionAxesLayoutBSHD, causal)
-	if len(states) != 1 {
-		panic(fmt.Errorf("fused attention keeps %d tensors for its gradient, want the log-sum-exp alone", len(states)))
-	}
-	return o, states[0]
-}
-
-func (cudnnAttention) backward(q, k, v, o, lse, do *Node) (dq, dk, dv *Node) {
-	return fusedVJP(q, k, v, compute.AttentionAxesLayoutBSHD, causal, o, []*Node{lse}, do)
-}
-
-// fusedVJP is GoMLX's node of the gradient. The package exports it only through
-// Gradient, which would compute the forward pass again.
-//
-//go:linkname fusedVJP github.com/gomlx/gomlx/core/graph.backendFusedScaledDotProductAttentionVJP
-func fusedVJP(q, k, v *Node, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig, out *Node, states []*Node, dOut *Node) (dq, dk, dv *Node)
-
-// Limits of fused attention: its largest head, and rows so short that plain
-// attention costs nothing.
+// Limits of fused attention: its largest head, rows so short that plain attention costs
+// nothing, and what the length of a row with a bias must be a multiple of.
 const (
 	fusedMaxHead   = 128
 	fusedMinLength = 64
+	biasMultiple   = 8
 )
 
 // attentionChoice is what a model's attention runs on.
 type attentionChoice struct {
-	fused fusedAttention // nil for plain attention
-	why   string         // not fused
+	fused  fusedAttention // nil for plain attention
+	why    string         // not fused
+	noBias string         // why fused attention takes no bias, "" where it does
 }
 
-// Attention says what training and prompts run on: "fused", or "plain: " and why.
+// Attention says what training and prompts run on: "fused" and what packed rows take, or
+// "plain: " and why.
 func (b *Base) Attention() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if c := b.attention(); c.fused == nil {
+	switch c := b.attention(); {
+	case c.fused == nil:
 		return "plain: " + c.why
+	case c.noBias != "":
+		return "fused, packed rows by slots: " + c.noBias
 	}
-	return "fused"
+	return "fused, packed rows with a bias"
 }
 
 // attention decides once whether fused attention is to be used.
@@ -86,11 +70,25 @@ func (b *Base) attention() *attentionChoice {
 		b.choice = &attentionChoice{}
 		if err := b.fusedRefused(); err != nil {
 			b.choice.why = err.Error()
-		} else {
-			b.choice.fused = cudnnAttention{}
+			return b.choice
+		}
+		b.choice.fused = cudnnAttention{}
+		if os.Getenv(EnvAttention) == attentionSlots {
+			b.choice.noBias = EnvAttention + " asks for it"
+		} else if err := b.proveFused(cudnnAttention{}, packedProof); err != nil {
+			b.choice.noBias = err.Error()
 		}
 	}
 	return b.choice
+}
+
+// graphs is the backend for graphs of this model: with fused attention, one that makes
+// its calls.
+func (b *Base) graphs() compute.Backend {
+	if b.choice != nil && b.choice.fused != nil {
+		return kernelBackend{b.dev.be}
+	}
+	return b.dev.be
 }
 
 // fusedRefused returns why fused attention can't be used, or nil. Where everything
@@ -112,17 +110,26 @@ func (b *Base) fusedRefused() error {
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && !d[0].FlashAttention() {
 		return fmt.Errorf("%s has no fused attention: compute capability 8.0 or newer is needed", d[0])
 	}
-	return b.proveFused(cudnnAttention{})
+	return b.proveFused(cudnnAttention{}, nil)
 }
 
 // fusedTolerance is the largest relative error of [Base.proveFused]: some
 // roundings of bfloat16 (2⁻⁹ each).
 const fusedTolerance = 2e-2
 
-// proveFused runs f and plain attention on the same random values of this model's
-// heads and returns an error when o, dq, dk or dv differ.
-func (b *Base) proveFused(f fusedAttention) error {
-	a := attention{geometry: geometry{b: 2, s: 2 * fusedMinLength}, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim}
+// packedProof are the lengths of documents in the rows of [Base.proveFused], each of
+// proofLength tokens: documents within and across cuDNN's blocks of 128, whole blocks that
+// a query must not see, padding.
+var packedProof = [][]int{{37, 91, 1, 127, 70, 58}, {5, 200, 130}}
+
+// proofLength is the length of a row of [Base.proveFused].
+const proofLength = 6 * fusedMinLength
+
+// proveFused runs f and plain attention on the same random values of this model's heads
+// and returns an error when o, dq, dk or dv differ. Rows hold documents of the given
+// lengths, whose bias f takes; without lengths they are whole.
+func (b *Base) proveFused(f fusedAttention, documents [][]int) error {
+	a := attention{geometry: geometry{b: 2, s: proofLength, biased: documents != nil}, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim}
 	rng := rand.New(rand.NewPCG(1, 1))
 	var in []compute.Buffer
 	defer func() { drop(in...) }()
@@ -137,10 +144,25 @@ func (b *Base) proveFused(f fusedAttention) error {
 		}
 		in = append(in, buf)
 	}
-	out, err := b.call("prove fused attention", in, nil, func(n []*Node) []*Node {
-		one := Ones(n[0].Graph(), shapeOf(dtypes.Int32, a.b, a.s))
+	segments, err := b.dev.upload(segmentsOf(a.s, a.b, documents), dtypes.Int32, a.b, a.s)
+	if err != nil {
+		return err
+	}
+	in = append(in, segments)
+	sh, err := shapesOf(in)
+	if err != nil {
+		return err
+	}
+	what := "fused attention"
+	if a.biased {
+		what += " with a bias"
+	}
+	p, err := b.dev.programOn(kernelBackend{b.dev.be}, b.prefix+"prove "+what, sh, func(_ *Graph, n []*Node) []*Node {
 		plain, fused := a, a
-		plain.bias, fused.fused = biasOf(one, 0), f
+		plain.bias, fused.fused = biasOf(n[4], 0), f
+		if a.biased {
+			fused.bias = fusedBiasOf(n[4], 0, b.dt)
+		}
 		var each [2][]*Node
 		for i, a := range []*attention{&plain, &fused} {
 			cast := func(x *Node) *Node { return ConvertDType(x, b.dt) }
@@ -157,6 +179,10 @@ func (b *Base) proveFused(f fusedAttention) error {
 	if err != nil {
 		return err
 	}
+	out, err := p.run(in)
+	if err != nil {
+		return err
+	}
 	defer drop(out...)
 	off, err := download[float32](out[0], 4)
 	if err != nil {
@@ -164,10 +190,25 @@ func (b *Base) proveFused(f fusedAttention) error {
 	}
 	for i, e := range off {
 		if !(e <= fusedTolerance) || math.IsNaN(float64(e)) {
-			return fmt.Errorf("fused attention's %s differs from plain attention's by %.3g (relative), want at most %g", []string{"o", "dq", "dk", "dv"}[i], e, fusedTolerance)
+			return fmt.Errorf("%s: %s differs from plain attention's by %.3g (relative), want at most %g", what, []string{"o", "dq", "dk", "dv"}[i], e, fusedTolerance)
 		}
 	}
 	return nil
+}
+
+// segmentsOf numbers the documents of rows of s tokens; without documents each row is one.
+func segmentsOf(s, rows int, documents [][]int) (segments []int32) {
+	for r := range rows {
+		if documents == nil {
+			segments = append(segments, slices.Repeat([]int32{1}, s)...)
+			continue
+		}
+		for i, n := range documents[r] {
+			segments = append(segments, slices.Repeat([]int32{int32(i + 1)}, n)...)
+		}
+		segments = append(segments, make([]int32, (r+1)*s-len(segments))...)
+	}
+	return segments
 }
 
 // relativeError is ‖got − want‖ / ‖want‖, f32.
@@ -177,14 +218,28 @@ func relativeError(got, want *Node) *Node {
 	return Sqrt(Div(ReduceAllSum(Mul(d, d)), ReduceAllSum(Mul(w, w))))
 }
 
-// fuses says whether a batch takes fused attention. Causal attention over whole
-// rows is that of the documents when each row is one document with padding behind:
-// no token sees the padding, and what the padding sees reaches neither loss nor
-// gradient, for its own gradient is zero. Packed rows
-// take it by way of [slots].
-func (b *Base) fuses(bt *batch.Batch) bool {
-	w := b.cfg.SlidingWindow
-	return bt.S >= fusedMinLength && (w <= 0 || w >= bt.S) && documentsAreWhole(bt) && b.attention().fused != nil
+// geometryOf says how a batch is laid out and which attention it takes. Causal attention
+// over whole rows is that of the documents when each row is one document with padding
+// behind: no token sees the padding, and what the padding sees reaches neither loss nor
+// gradient, for its own gradient is zero. Other rows, and those longer than a sliding
+// window, have a bias; where fused attention takes none, packed rows take [slots].
+func (b *Base) geometryOf(bt *batch.Batch) geometry {
+	m := geometry{b: bt.B, s: bt.S}
+	if bt.S < fusedMinLength {
+		return m
+	}
+	c := b.attention()
+	windowed := b.cfg.SlidingWindow > 0 && b.cfg.SlidingWindow < bt.S
+	switch {
+	case c.fused == nil:
+	case !windowed && oneDocumentARow(bt):
+		m.fused = true
+	case c.noBias == "" && bt.S%biasMultiple == 0:
+		m.fused, m.biased = true, true
+	case !windowed && documentsAreWhole(bt):
+		m.fused, m.slots = true, slotsOf(bt)
+	}
+	return m
 }
 
 // oneDocumentARow says whether every row is at most one document, at its begin.

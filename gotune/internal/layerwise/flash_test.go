@@ -19,20 +19,24 @@ import (
 // a difference is seen.
 type plainFused struct{ wrong float64 }
 
-func (plainFused) plain(q, k *Node) *attention {
+func (plainFused) plain(q, k, bias *Node) *attention {
 	d := q.Shape().Dimensions
 	m := geometry{b: d[0], s: d[1]}
-	return &attention{geometry: m, heads: d[2], kv: k.Shape().Dim(2), dim: d[3], bias: biasOf(Ones(q.Graph(), shapeOf(dtypes.Int32, m.b, m.s)), 0)}
+	causal := biasOf(Ones(q.Graph(), shapeOf(dtypes.Int32, m.b, m.s)), 0)
+	if bias != nil {
+		causal = Add(causal, ConvertDType(Squeeze(bias, 1), dtypes.Float32))
+	}
+	return &attention{geometry: m, heads: d[2], kv: k.Shape().Dim(2), dim: d[3], bias: causal}
 }
 
-func (f plainFused) forward(q, k, v *Node) (o, lse *Node) {
-	a := f.plain(q, k)
+func (f plainFused) forward(q, k, v, bias *Node) (o, lse *Node) {
+	a := f.plain(q, k, bias)
 	o, s := a.forward(a.merge(q), a.merge(k), a.merge(v))
 	return a.split(o), Reshape(TransposeAllAxes(s.lse, 0, 1, 3, 2), a.b, a.heads, a.s)
 }
 
-func (f plainFused) backward(q, k, v, o, lse, do *Node) (dq, dk, dv *Node) {
-	a := f.plain(q, k)
+func (f plainFused) backward(q, k, v, bias, o, lse, do *Node) (dq, dk, dv *Node) {
+	a := f.plain(q, k, bias)
 	s := &saved{q: a.toQuery(a.merge(q)), k: a.toKey(a.merge(k)), v: a.toKey(a.merge(v)),
 		lse: TransposeAllAxes(Reshape(lse, a.b, a.kv, a.heads/a.kv, a.s), 0, 1, 3, 2)}
 	dq, dk, dv = a.backward(s, a.merge(o), a.merge(do))
@@ -89,40 +93,48 @@ func TestFusedAttentionEqualsPlain(t *testing.T) {
 	}
 }
 
-// Rows whose documents are whole take fused attention, by way of slots where there is
-// more than one document padded on the right.
+// Rows of one document padded on the right take fused attention as they are, others
+// with a bias; where there is none, whole documents take slots.
 func TestWhichBatchesFuse(t *testing.T) {
 	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
-	b.choice = &attentionChoice{fused: plainFused{}}
-	b.cfg.SlidingWindow = 0
-	row := func(edit func(seg []int32)) *batch.Batch {
-		bt := documentsARow(b.cfg.VocabSize, fusedMinLength)
+	row := func(s int, edit func(seg []int32)) *batch.Batch {
+		bt := documentsARow(b.cfg.VocabSize, s)
 		edit(bt.Segments)
 		return bt
 	}
 	const s = fusedMinLength
+	const plain, whole, bias, slots = "plain", "whole", "bias", "slots"
 	for name, c := range map[string]struct {
 		bt     *batch.Batch
 		window int
-		want   bool
-		slots  bool
+		want   string
+		noBias string
 	}{
-		"padded right":  {bt: row(func([]int32) {}), want: true},
-		"other number":  {bt: row(func(g []int32) { fill(g[:s], 7) }), want: true},
-		"two documents": {bt: row(func(g []int32) { fill(g[10:s], 2) }), want: true, slots: true},
-		"padded left":   {bt: row(func(g []int32) { fill(g[:5], 0) }), want: true, slots: true},
-		"hole":          {bt: row(func(g []int32) { g[9] = 0 })},
-		"in two parts":  {bt: row(func(g []int32) { fill(g[9:20], 2) })},
-		"window":        {bt: row(func([]int32) {}), window: s - 1},
-		"wide window":   {bt: row(func([]int32) {}), window: s, want: true},
-		"short":         {bt: documentsARow(b.cfg.VocabSize, s-1)},
+		"padded right":  {row(s, func([]int32) {}), 0, whole, whole},
+		"other number":  {row(s, func(g []int32) { fill(g[:s], 7) }), 0, whole, whole},
+		"two documents": {row(s, func(g []int32) { fill(g[10:s], 2) }), 0, bias, slots},
+		"padded left":   {row(s, func(g []int32) { fill(g[:5], 0) }), 0, bias, slots},
+		"hole":          {row(s, func(g []int32) { g[9] = 0 }), 0, bias, plain},
+		"in two parts":  {row(s, func(g []int32) { fill(g[9:20], 2) }), 0, bias, plain},
+		"uneven":        {row(s+4, func(g []int32) { fill(g[10:s+4], 2) }), 0, slots, slots},
+		"window":        {row(s, func([]int32) {}), s - 1, bias, plain},
+		"wide window":   {row(s, func([]int32) {}), s, whole, whole},
+		"short":         {documentsARow(b.cfg.VocabSize, s-1), 0, plain, plain},
 	} {
-		b.cfg.SlidingWindow = c.window
-		if got := b.fuses(c.bt); got != c.want {
-			t.Errorf("%s: fused %t, want %t", name, got, c.want)
-		}
-		if got := c.want && !oneDocumentARow(c.bt); got != c.slots {
-			t.Errorf("%s: slots %t, want %t", name, got, c.slots)
+		for noBias, want := range map[string]string{"": c.want, "there is none": c.noBias} {
+			b.cfg.SlidingWindow, b.choice = c.window, &attentionChoice{fused: plainFused{}, noBias: noBias}
+			m, got := b.geometryOf(c.bt), plain
+			switch {
+			case m.slots != nil:
+				got = slots
+			case m.biased:
+				got = bias
+			case m.fused:
+				got = whole
+			}
+			if got != want {
+				t.Errorf("%s, no bias %q: %s, want %s", name, noBias, got, want)
+			}
 		}
 	}
 }
@@ -137,22 +149,36 @@ func fill(v []int32, x int32) {
 // does, and a device without one says so.
 func TestFusedAttentionIsProven(t *testing.T) {
 	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
-	if err := b.proveFused(plainFused{}); err != nil {
-		t.Error(err)
+	for _, documents := range [][][]int{nil, packedProof} {
+		again := func() { b.prefix += "again " } // another operation, another program
+		if err := b.proveFused(plainFused{}, documents); err != nil {
+			t.Error(err)
+		}
+		again()
+		if err := b.proveFused(plainFused{wrong: 0.1}, documents); err == nil || !strings.Contains(err.Error(), "dk differs") {
+			t.Errorf("a wrong dk: %v", err)
+		}
+		again()
+		if err := b.proveFused(plainFused{wrong: math.NaN()}, documents); err == nil {
+			t.Error("a dk that is not a number was believed")
+		}
+		again()
+		if err := b.proveFused(cudnnAttention{}, documents); err == nil {
+			t.Error("the CPU claims to have cuDNN")
+		}
+		again()
 	}
-	b.prefix += "again " // another operation, another program
-	if err := b.proveFused(plainFused{wrong: 0.1}); err == nil || !strings.Contains(err.Error(), "dk differs") {
-		t.Errorf("a wrong dk: %v", err)
-	}
-	b.prefix += "again "
-	if err := b.proveFused(plainFused{wrong: math.NaN()}); err == nil {
-		t.Error("a dk that is not a number was believed")
-	}
-	b.prefix += "again "
-	if err := b.proveFused(cudnnAttention{}); err == nil {
-		t.Error("the CPU claims to have cuDNN")
+	if err := b.proveFused(deafFused{}, packedProof); err == nil || !strings.Contains(err.Error(), "o differs") {
+		t.Errorf("attention that does not hear its bias: %v", err)
 	}
 	if got := b.Attention(); !strings.HasPrefix(got, "plain: the backend") {
 		t.Errorf("Attention() = %q", got)
 	}
+}
+
+// deafFused takes no notice of a bias.
+type deafFused struct{ plainFused }
+
+func (f deafFused) forward(q, k, v, _ *Node) (o, lse *Node) {
+	return f.plainFused.forward(q, k, v, nil)
 }

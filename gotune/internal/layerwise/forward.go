@@ -19,8 +19,8 @@ const (
 )
 
 // passContext is what all layers of one pass share, made by the embedding program.
-// There is no bias with fused attention; where the geometry has slots, their places
-// stand for it.
+// Fused attention has a bias only where the geometry says so; where it has slots,
+// their places stand for it.
 type passContext struct {
 	geometry
 	cos, sin, bias, keys compute.Buffer
@@ -153,7 +153,7 @@ func (b *Base) callGiving(key string, in []compute.Buffer, give, donate []int, b
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.dev.compiled(b.dev.be, b.prefix+key, sh, give, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
+	p, err := b.dev.compiled(b.graphs(), b.prefix+key, sh, give, func(_ *Graph, nodes []*Node) []*Node { return build(nodes) })
 	if err != nil {
 		return nil, err
 	}
@@ -170,10 +170,14 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 		x := ConvertDType(Gather(embed, InsertAxes(md.ids(v), -1)), b.residual)
 		cos, sin := ropeTable(md.positions(v), b.cfg.InvFreq())
 		keys := Slice(v, AxisRange(md.size()-metaTail+metaKey0, md.size()-metaTail+metaKey1+1))
-		if m.fused {
+		segments := func() *Node { return Reshape(md.segments(v), m.b, m.s) }
+		switch {
+		case m.biased:
+			return []*Node{x, cos, sin, keys, fusedBiasOf(segments(), b.cfg.SlidingWindow, b.dt)}
+		case m.fused:
 			return []*Node{x, cos, sin, keys}
 		}
-		return []*Node{x, cos, sin, keys, biasOf(Reshape(md.segments(v), m.b, m.s), b.cfg.SlidingWindow)}
+		return []*Node{x, cos, sin, keys, biasOf(segments(), b.cfg.SlidingWindow)}
 	})
 	if err != nil {
 		return nil, nil, err
@@ -185,7 +189,7 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 			drop(out...)
 			return nil, nil, err
 		}
-	case !m.fused:
+	case m.masks():
 		c.bias = out[4]
 	}
 	return out[0], c, nil
@@ -281,10 +285,7 @@ func (b *Base) packBatch(bt *batch.Batch, k0, k1 uint32, gradScale float64) (m g
 	if err = bt.Check(b.cfg.VocabSize); err != nil {
 		return m, md, nil, 0, err
 	}
-	m = geometry{b: bt.B, s: bt.S, fused: b.fuses(bt)}
-	if m.fused && !oneDocumentARow(bt) {
-		m.slots = slotsOf(bt)
-	}
+	m = b.geometryOf(bt)
 	md = b.metaFor(m)
 	flat, n := md.pack(bt, k0, k1, gradScale)
 	buf, err = b.dev.upload(flat, dtypes.Int32, len(flat))

@@ -1,6 +1,7 @@
 package layerwise
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -48,18 +49,18 @@ func TestPackedFusedEqualsPlain(t *testing.T) {
 	}
 	want := gradientOf(t, newTrainer(t, plain, a, TrainOptions{}), bt)
 	fused := loadDir(t, dir, LoadOptions{})
-	fused.choice = &attentionChoice{fused: plainFused{}}
-	for _, memory := range []string{MemorySave, MemoryRecompute} {
-		got := gradientOf(t, newTrainer(t, fused, a, TrainOptions{Memory: memory}), bt)
-		for name, w := range want {
-			near(t, memory+" "+name, got[name], w, 1e-6, 1e-4)
+	for _, noBias := range []string{"", "there is none"} {
+		fused.choice = &attentionChoice{fused: plainFused{}, noBias: noBias}
+		if m := fused.geometryOf(bt); !m.fused || m.biased != (noBias == "") || m.biased != (m.slots == nil) {
+			t.Errorf("no bias %q: geometry %+v", noBias, m)
+		}
+		for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Chunk: 100}} {
+			got := gradientOf(t, newTrainer(t, fused, a, o), bt)
+			for name, w := range want {
+				near(t, fmt.Sprintf("%q %+v %s", noBias, o, name), got[name], w, 1e-6, 1e-4)
+			}
 		}
 	}
-	m, _, buf, _, err := fused.packBatch(bt, 0, 0, 1)
-	if err != nil || m.slots == nil {
-		t.Fatalf("geometry %+v, %v; want slots", m, err)
-	}
-	drop(buf)
 }
 
 // Every document has a row that holds it, and every token one place.

@@ -1,0 +1,33 @@
+"""Prints the custom calls that JAX makes for cuDNN's fused attention, without a GPU.
+
+pip install jax; python cudnn.py > cudnn.txt
+"""
+import jax
+import jax.numpy as jnp
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+cudnn.check_cudnn_version = lambda: 91000
+cudnn.check_compute_capability = lambda wanted: True
+cudnn.is_cuda_compute_capability_equal = lambda wanted: False
+cudnn.should_export_dbias = lambda *shapes: False  # as JAX 0.5 does for a bias that heads share
+
+
+def calls(b, s, h, k, d, dtype, with_bias):
+    q, kv = (jax.ShapeDtypeStruct((b, s, n, d), dtype) for n in (h, k))
+    bias = jax.ShapeDtypeStruct((b, 1, s, s), dtype)
+
+    def both(q, k, v, bias, do):
+        attend = lambda q, k, v: cudnn.dot_product_attention(
+            q, k, v, bias=bias if with_bias else None, mask_type=cudnn.MaskType.CAUSAL, scale=1 / d**0.5)
+        o, gradient = jax.vjp(attend, q, k, v)
+        return o, *gradient(do)
+
+    text = jax.jit(both).trace(q, kv, kv, bias, q).lower(lowering_platforms=("cuda",)).as_text()
+    for line in text.splitlines():
+        if "custom_call" in line:
+            print(b, s, h, k, d, jnp.dtype(dtype).name, with_bias, line.strip(), sep="\t")
+
+
+for case in (4, 1024, 32, 32, 128, jnp.bfloat16), (2, 96, 8, 2, 64, jnp.float16):
+    for with_bias in False, True:
+        calls(*case, with_bias)
