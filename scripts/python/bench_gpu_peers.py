@@ -78,31 +78,47 @@ def base_model(path, four_bit):
         torch.set_default_dtype(torch.float32)
 
 
+def measure(model, label, lengths, steps, warm=2):
+    """Optimizer steps of a model with an adapter: B=4, all tokens supervised, AdamW, clipping."""
+    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, fused=True)
+    model.train()
+    for s in lengths:
+        ids = torch.randint(0, VOCAB, (4, s), device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        took = []
+        for _ in range(steps + warm):
+            torch.cuda.synchronize()
+            t = time.perf_counter()
+            model(input_ids=ids, labels=ids).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+            opt.step()
+            opt.zero_grad()
+            torch.cuda.synchronize()
+            took.append(time.perf_counter() - t)
+        step = statistics.median(took[warm:])
+        emit("peers", f"{label} B=4 S={s}", "", **{"tok/s": 4 * s / step, "step ms": step * 1e3, "GiB": torch.cuda.max_memory_allocated() / 2**30})
+
+
 def hugging_face(name, path, four_bit, lengths, steps):
     from peft import LoraConfig, get_peft_model
     model = get_peft_model(base_model(path, four_bit), LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     model.enable_input_require_grads()
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, fused=True)
-    model.train()
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        for s in lengths:
-            ids = torch.randint(0, VOCAB, (4, s), device="cuda")
-            torch.cuda.reset_peak_memory_stats()
-            took = []
-            for _ in range(steps + 2):
-                torch.cuda.synchronize()
-                t = time.perf_counter()
-                model(input_ids=ids, labels=ids).loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
-                opt.step()
-                opt.zero_grad()
-                torch.cuda.synchronize()
-                took.append(time.perf_counter() - t)
-            step = statistics.median(took[2:])
-            label = name + (", checkpointing" if checkpointing else "")
-            emit("peers", f"{label} B=4 S={s}", "", **{"tok/s": 4 * s / step, "step ms": step * 1e3, "GiB": torch.cuda.max_memory_allocated() / 2**30})
+    measure(model, name, lengths, steps)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    measure(model, name + ", checkpointing", lengths, steps)
+
+
+def unsloth(path, lengths, steps):
+    """Unsloth's fast path has no dropout."""
+    from unsloth import FastLanguageModel
+    for checkpointing, label in ((False, "Unsloth"), ("unsloth", "Unsloth, offloaded checkpointing")):
+        model, _ = FastLanguageModel.from_pretrained(path, max_seq_length=max(lengths), dtype=torch.bfloat16, load_in_4bit=True)
+        model = FastLanguageModel.get_peft_model(model, r=64, target_modules=["q_proj", "v_proj"], lora_alpha=16, lora_dropout=0, bias="none",
+                                                 use_gradient_checkpointing=checkpointing, random_state=1)
+        measure(model, label, lengths, steps, warm=4)
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def main():
@@ -110,25 +126,37 @@ def main():
     ap.add_argument("--model", default="", help="folder of a Llama-2-7B checkpoint, for 4-bit peers")
     ap.add_argument("--lengths", default="512,1024,2048")
     ap.add_argument("--steps", type=int, default=5)
+    ap.add_argument("--only", default="", help="unsloth: that alone, which has to have a process of its own, since it changes transformers")
     args = ap.parse_args()
+    lengths = [int(s) for s in args.lengths.split(",")]
+    have = lambda m: importlib.util.find_spec(m) is not None
+    if args.only == "unsloth":
+        if not have("unsloth"):
+            emit("peers", "not installed", "unsloth")
+            return
+        peer("Unsloth", lambda: unsloth(args.model, lengths, args.steps))
+        return
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}", file=sys.stderr)
     copy_bandwidth()
     for tokens in (2048, 4096, 8192):
         floors(tokens)
     gc.collect()
     torch.cuda.empty_cache()
-    have = lambda m: importlib.util.find_spec(m) is not None
-    missing = [m for m in ("bitsandbytes", "unsloth", "liger_kernel", "transformers", "peft") if not have(m)]
+    missing = [m for m in ("bitsandbytes", "liger_kernel", "transformers", "peft") if not have(m)]
     if missing:
         emit("peers", "not installed", ", ".join(missing))
     if have("transformers") and have("peft"):
         four_bit = have("bitsandbytes") and args.model != ""
         name = "HF + PEFT" + (" + bitsandbytes NF4" if four_bit else ", bf16 weights (no 4 bits)")
-        try:
-            hugging_face(name, args.model, four_bit, [int(s) for s in args.lengths.split(",")], args.steps)
-        except Exception:  # a peer's failure is a result
-            traceback.print_exc()
-            emit("peers", name, "failed: " + traceback.format_exc().strip().splitlines()[-1])
+        peer(name, lambda: hugging_face(name, args.model, four_bit, lengths, args.steps))
+
+
+def peer(name, run):
+    try:
+        run()
+    except Exception:  # a peer's failure is a result
+        traceback.print_exc()
+        emit("peers", name, "failed: " + traceback.format_exc().strip().splitlines()[-1])
 
 
 if __name__ == "__main__":

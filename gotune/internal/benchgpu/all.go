@@ -87,6 +87,7 @@ func all(ctx context.Context, args []string) error {
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(*models, "merged"))
 	if *peers != "" {
 		add("peers", *python, *peers, "--model", whole)
+		add("peers unsloth", *python, *peers, "--model", whole, "--only", "unsloth")
 	}
 	var records []record
 	failures := 0
