@@ -61,6 +61,7 @@ func TestTrainerChecks(t *testing.T) {
 		"Trainer.WarmupRatio":              trainer(func(t *gotune.Trainer) { t.WarmupRatio = 3 }),
 		"Trainer.SaveSteps":                trainer(func(t *gotune.Trainer) { t.SaveSteps = -2 }),
 		"Trainer.GradientCheckpointing":    trainer(func(t *gotune.Trainer) { t.GradientCheckpointing = "yes" }),
+		"Trainer.FP8":                      trainer(func(t *gotune.Trainer) { t.FP8 = "yes" }),
 		"Trainer.Optim":                    trainer(func(t *gotune.Trainer) { t.Optim = "adam" }),
 		"Trainer.EvalSteps":                trainer(func(t *gotune.Trainer) { t.EvalSteps = 5 }),
 		"Trainer.GroupByLength":            trainer(func(t *gotune.Trainer) { t.Packing, t.GroupByLength = true, true }),

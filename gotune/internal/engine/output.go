@@ -141,6 +141,9 @@ func (r *run) card(library string) hub.Card {
 	pair("learning rate", fmt.Sprintf("%g, %s", t.LearningRate, t.LRScheduler))
 	pair("weight decay", t.WeightDecay)
 	pair("optimizer", t.Optim)
+	if t.FP8 != "" {
+		pair("products in 8-bit floats", t.FP8)
+	}
 	pair("LoRA", fmt.Sprintf("r=%d, α=%g, dropout %g on %s", t.LoRA.Rank, t.LoRA.Alpha, t.LoRA.Dropout, strings.Join(t.LoRA.Targets, ", ")))
 	pair("base weights", t.Model.Quant.Type)
 	pair("sequence length", t.MaxSeqLength)

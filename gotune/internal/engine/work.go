@@ -94,6 +94,9 @@ func (w *worker) all() (string, error) {
 	w.mu.Unlock()
 	w.started(adapter, snapshot)
 	w.call.progress(wire.Progress{Task: "compile", Note: fmt.Sprintf("the programs for the largest step; those of %d lengths in all come with their first steps: %v", len(w.plan.Buckets), w.plan.Buckets)})
+	if w.config.FP8 != layerwise.FP8Off {
+		w.note(fmt.Sprintf("products with the frozen model take 8-bit floats (FP8 %q), which changes the numbers of training; evaluation is without", w.config.FP8))
+	}
 	if err := w.prove(trainer); err != nil {
 		return gotune.RunFailed, err
 	}
@@ -233,7 +236,8 @@ func (w *worker) options() layerwise.TrainOptions {
 	t := w.config
 	longest := w.plan.Buckets[len(w.plan.Buckets)-1]
 	memory, kept, chunk := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
-	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, Memory: memory, Kept: kept, Chunk: chunk}
+	attention := keepAttention(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), cuda.Host().AvailableBytes)
+	return layerwise.TrainOptions{KeepAttention: attention, Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, FP8: t.FP8, Memory: memory, Kept: kept, Chunk: chunk}
 }
 
 // begin returns the last checkpoint and its adapter, or nil and a new adapter.
