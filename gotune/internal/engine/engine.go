@@ -140,7 +140,11 @@ func (e *Engine) Handle(ctx context.Context, q *wire.Request, s *wire.Stream) (r
 	}()
 	reply, err = v(c)
 	if err != nil {
-		err = toWire(q.Verb, err)
+		w := toWire(q.Verb, err)
+		if w.Object == "" && w.Op == opNames[q.Verb] {
+			w.Object = subject(q.Verb, c.job.name())
+		}
+		err = w
 		log.Printf("%s %s: %v", q.Verb, c.job.name(), err)
 	}
 	return reply, err

@@ -33,6 +33,17 @@ var opNames = map[string]string{
 	wire.VerbRunSave: "save", wire.VerbRunGenerate: "generate with", wire.VerbRunGenerateAll: "generate with", wire.VerbRunMerge: "merge", wire.VerbPush: "push",
 }
 
+// subject is what a call is about in an error that names no object itself, "" if
+// that is not known.
+func subject(verb, name string) string {
+	noun, _, _ := strings.Cut(verb, ".")
+	noun = map[string]string{"dataset": "data set", "model": "model", "run": "run"}[noun]
+	if noun == "" || name == "" {
+		return ""
+	}
+	return noun + " " + quote(name)
+}
+
 func asGotune(op string, err error) *gotune.Error {
 	var h *hub.Error
 	if errors.As(err, &h) {

@@ -118,12 +118,25 @@ func (e *Engine) freeDevice(l *model) int64 {
 	return freed
 }
 
-// outputDir is a folder to write into, absolute.
+// outputDir is a folder to write into, absolute, whose parent is there.
 func (c *call) outputDir(dir string) (string, error) {
 	if dir == "" {
 		return "", &gotune.Error{Kind: gotune.KindInvalid, Object: "folder", Found: "an empty path", Wanted: "where to write", Next: "give a folder"}
 	}
-	return c.path(dir), nil
+	dir = c.path(dir)
+	if at, err := os.Stat(dir); err == nil && !at.IsDir() {
+		return "", &gotune.Error{Kind: gotune.KindIO, Found: dir + " is a file", Wanted: "a folder, or a path that is free", Next: "give another folder"}
+	}
+	return dir, makeFolder(filepath.Dir(dir), "folder")
+}
+
+// makeFolder makes a folder to write into. field is what a caller corrects when
+// that can't be.
+func makeFolder(dir, field string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return &gotune.Error{Kind: gotune.KindIO, Found: err.Error(), Wanted: "a folder that can be made and written", Next: "give another " + field}
+	}
+	return nil
 }
 
 // card is the model card of a run's result.

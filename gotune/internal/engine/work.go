@@ -128,7 +128,7 @@ func (w *worker) open() (err error) {
 			return err
 		}
 	}
-	if err := os.MkdirAll(t.OutputDir, 0o755); err != nil {
+	if err := makeFolder(t.OutputDir, "OutputDir"); err != nil {
 		return err
 	}
 	journal, err := events.OpenJournal(journalPath(t.OutputDir))

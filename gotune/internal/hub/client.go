@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -59,8 +60,9 @@ type Client struct {
 
 	sleep func(context.Context, time.Duration) error // tests make the waits short
 
-	once   sync.Once
-	client *http.Client
+	once     sync.Once
+	client   *http.Client
+	answered atomic.Bool // the Hub was there, see outOfReach
 }
 
 // A Retry is a failed try that will be repeated.

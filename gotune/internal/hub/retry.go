@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -104,6 +105,13 @@ func noSuchHost(err error) bool {
 	return errors.As(err, &dns) && dns.IsNotFound
 }
 
+// outOfReach says whether nothing was there to connect to. Once the Hub has
+// answered, that may be a short break; before, it is a wrong address or no network,
+// which a user should know at once.
+func outOfReach(err error) bool {
+	return noSuchHost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
+}
+
 // do sends r until it has a final answer. A 2xx answer, and a redirect that r
 // keeps, come back with an open body; everything else is an Error.
 func (c *Client) do(ctx context.Context, r *request) (*http.Response, error) {
@@ -119,11 +127,12 @@ func (c *Client) do(ctx context.Context, r *request) (*http.Response, error) {
 				return nil, e
 			}
 			e = c.transportError(r.op, r.object, err)
-			if r.noRetry || e.Kind != ErrNetwork || noSuchHost(err) || !b.again(ctx, e.Found, -1) {
+			if r.noRetry || e.Kind != ErrNetwork || noSuchHost(err) || outOfReach(err) && !c.answered.Load() || !b.again(ctx, e.Found, -1) {
 				return nil, e
 			}
 			continue
 		}
+		c.answered.Store(true)
 		if resp.StatusCode < 400 && (resp.StatusCode/100 == 2 || r.stayOnOrigin) {
 			return resp, nil
 		}

@@ -63,7 +63,11 @@ func (e *DiskFullError) Error() string {
 		e.Path, e.Wanted, free)
 }
 
-// Unwrap returns the error of the operating system.
+// Is makes errors.Is(err, syscall.ENOSPC) hold, also when the room was found too
+// small before anything was written.
+func (e *DiskFullError) Is(target error) bool { return target == syscall.ENOSPC }
+
+// Unwrap returns the error of the operating system, nil if nothing was written.
 func (e *DiskFullError) Unwrap() error { return e.Err }
 
 // isFull reports whether err says that a disk, quota or size limit is exhausted.
