@@ -138,6 +138,7 @@ func check(ctx context.Context, args []string) error {
 	s.flags(fs)
 	path := fs.String("reference", "", "file from the stage reference")
 	memory := fs.String("memory", layerwise.MemorySave, "memory policy")
+	attends := fs.Bool("keep-attention", false, "layers that are computed again keep their attention's output")
 	chunk := fs.Int("chunk", 0, "tokens that a layer which is computed again takes at a time")
 	fp8 := fs.String("fp8", layerwise.FP8Off, fp8Usage)
 	if err := fs.Parse(args); err != nil {
@@ -155,7 +156,7 @@ func check(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	got, err := passes(ses, layerwise.TrainOptions{Memory: *memory, Chunk: *chunk, FP8: *fp8})
+	got, err := passes(ses, layerwise.TrainOptions{Memory: *memory, KeepAttention: *attends, Chunk: *chunk, FP8: *fp8})
 	if err != nil {
 		return err
 	}

@@ -57,6 +57,7 @@ func longest(ctx context.Context, args []string) error {
 	most := fs.Int("most", 1<<17, "length not to go beyond")
 	grain := fs.Int("grain", 1024, "lengths are multiples of this")
 	chunk := fs.Int("chunk", 4096, "tokens of a chunk")
+	attends := fs.Bool("keep-attention", false, "layers keep their attention's output in the host's memory, too")
 	plans := fs.Int("plans", 5, "plans at most: each compiles the programs of one length")
 	steps := fs.Int("steps", 2, "steps to train at the longest")
 	if err := fs.Parse(args); err != nil {
@@ -67,7 +68,7 @@ func longest(ctx context.Context, args []string) error {
 		return err
 	}
 	defer ses.base.Free()
-	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Optim: "paged_adamw_32bit", Memory: layerwise.MemoryOffload, Chunk: *chunk})
+	tr, err := ses.base.NewTrainer(ses.adapter, layerwise.TrainOptions{Dropout: 0.1, MaxGradNorm: 0.3, WeightDecay: 0.001, Optim: "paged_adamw_32bit", Memory: layerwise.MemoryOffload, Chunk: *chunk, KeepAttention: *attends})
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 	memories := fs.String("memory", "recompute,save", "memory policies: save, recompute, offload; auto takes the first that fits")
 	rows := fs.Int("batch", 4, "rows")
 	kept := fs.Int("kept", 0, "layers that keep their residuals under recompute and offload")
+	attends := fs.Bool("keep-attention", false, "layers that are computed again keep their attention's output")
 	chunk := fs.Int("chunk", 0, "tokens that a layer which is computed again takes at a time; 0 for all")
 	fp8 := fs.String("fp8", layerwise.FP8Off, fp8Usage)
 	steps := fs.Int("steps", 6, "steps after the first")
@@ -70,7 +71,7 @@ func trainSpeed(ctx context.Context, args []string) error {
 			if err != nil {
 				return fmt.Errorf("-lengths %q: %w", *lengths, err)
 			}
-			if err := trainCase(ses, s.dtype, layerwise.TrainOptions{Memory: memory, Kept: *kept, Chunk: *chunk, FP8: *fp8}, *rows, n, *steps); err != nil {
+			if err := trainCase(ses, s.dtype, layerwise.TrainOptions{Memory: memory, Kept: *kept, KeepAttention: *attends, Chunk: *chunk, FP8: *fp8}, *rows, n, *steps); err != nil {
 				failed = append(failed, fmt.Sprintf("%s S=%d: %v", memory, n, err))
 			}
 		}
@@ -132,6 +133,9 @@ func trainCase(ses *session, dtype string, o layerwise.TrainOptions, rows, lengt
 	title := dtype + " " + memory
 	if o.Kept > 0 {
 		title += fmt.Sprintf(" kept %d", o.Kept)
+	}
+	if o.KeepAttention {
+		title += " keep attention"
 	}
 	if o.Chunk > 0 {
 		title += fmt.Sprintf(" chunk %d", o.Chunk)

@@ -64,6 +64,19 @@ func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSi
 	return layerwise.MemoryRecompute, kept, layerwise.ChunkFor(batch * length)
 }
 
+// keepAttention says whether layers that are computed again keep their attention's
+// output: not where "recompute" asks for the least on the device, and in the host's memory
+// where a quarter of what is free there holds it.
+func keepAttention(setting string, c *checkpoint.Config, batch, length, elementSize int, hostFree int64) bool {
+	switch setting {
+	case "auto":
+		return true
+	case "offload":
+		return int64(batch*length)*int64(c.NumHeads*c.HeadDim*elementSize)*int64(c.NumLayers) < hostFree/4
+	}
+	return false
+}
+
 // prove plans the largest step before the first: it compiles that step's programs, puts
 // what the step takes into the run's record, and refuses a run that can't fit. With
 // "auto" the trainer takes the policy that computes the least again and fits.

@@ -46,6 +46,20 @@ func TestMemoryPolicy(t *testing.T) {
 	}
 }
 
+// Attention's outputs of 7B shapes at B=4 and S=1,024 take 1 GiB.
+func TestKeepAttention(t *testing.T) {
+	c := &checkpoint.Config{NumLayers: 32, NumHeads: 32, HeadDim: 128}
+	for _, tt := range []struct {
+		setting string
+		free    int64
+		want    bool
+	}{{"auto", 0, true}, {"recompute", 64 << 30, false}, {"offload", 12 << 30, true}, {"offload", 3 << 30, false}} {
+		if got := keepAttention(tt.setting, c, 4, 1024, 2, tt.free); got != tt.want {
+			t.Errorf("%s with %d free: %v", tt.setting, tt.free, got)
+		}
+	}
+}
+
 // The doctor says where compiled programs are kept, how many, and how to change that.
 func TestCheckPrograms(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "programs")

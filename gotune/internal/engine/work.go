@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune"
 	"github.com/gotune/gotune/gotune/internal/batch"
 	"github.com/gotune/gotune/gotune/internal/ckpt"
@@ -236,7 +237,8 @@ func (w *worker) options() layerwise.TrainOptions {
 	t := w.config
 	longest := w.plan.Buckets[len(w.plan.Buckets)-1]
 	memory, kept, chunk := memoryPolicy(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), w.model.deviceFree())
-	return layerwise.TrainOptions{Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, FP8: t.FP8, Memory: memory, Kept: kept, Chunk: chunk}
+	attention := keepAttention(t.GradientCheckpointing, w.model.files.Config, t.BatchSize, longest, w.model.elementSize(), cuda.Host().AvailableBytes)
+	return layerwise.TrainOptions{KeepAttention: attention, Dropout: t.LoRA.Dropout, Seed: t.Seed, MaxGradNorm: max(t.MaxGradNorm, 0), WeightDecay: t.WeightDecay, Optim: t.Optim, FP8: t.FP8, Memory: memory, Kept: kept, Chunk: chunk}
 }
 
 // begin returns the last checkpoint and its adapter, or nil and a new adapter.

@@ -14,12 +14,15 @@ import (
 type geometry struct {
 	b, s   int
 	fused  bool
-	biased bool   // fused attention takes a bias: packed rows, or a window
-	slots  *slots // of a packed batch on fused attention without a bias, else nil
+	biased bool    // fused attention takes a bias: packed rows, or a window
+	ragged *ragged // fused attention takes the documents of packed rows as they lie, else nil
+	slots  *slots  // of a packed batch on fused attention that takes neither, else nil
 }
 
 func (m geometry) key() string {
 	switch {
+	case m.ragged != nil:
+		return fmt.Sprintf("B%d S%d fused ragged %s", m.b, m.s, m.ragged.key())
 	case m.slots != nil:
 		return fmt.Sprintf("B%d S%d fused %s", m.b, m.s, m.slots.key())
 	case m.biased:
@@ -31,7 +34,18 @@ func (m geometry) key() string {
 }
 
 // masks says whether a layer takes a mask, or places in its stead.
-func (m geometry) masks() bool { return !m.fused || m.biased || m.slots != nil }
+func (m geometry) masks() bool { return !m.fused || m.biased || m.ragged != nil || m.slots != nil }
+
+// places is what a batch's layout says of its documents, nil where it says nothing.
+func (m geometry) places() []int32 {
+	switch {
+	case m.ragged != nil:
+		return m.ragged.places
+	case m.slots != nil:
+		return m.slots.places
+	}
+	return nil
+}
 
 func (m geometry) tokens() int { return m.b * m.s }
 
@@ -88,7 +102,7 @@ type attention struct {
 	geometry
 	heads, kv, dim int // H, K, d
 	window         int
-	bias           *Node // f32 [B, S, S]: 0, or masked; of fused attention nil or fusedBiasOf; the slots' places where there are slots
+	bias           *Node // f32 [B, S, S]: 0, or masked; of fused attention nil, fusedBiasOf or places
 	fused          fusedAttention
 }
 

@@ -78,6 +78,7 @@ type chunked struct {
 	parts []rowRange
 }
 
+// chunked is the layer by chunks; its programs are the same whatever is kept.
 func (b *Base) chunked(i int, c *passContext, ad *DeviceAdapter, dropout float64, limit int) *chunked {
 	return &chunked{Base: b, i: i, c: c, ad: ad, kind: b.passKind(i, c, ad, dropout, keepNothing), parts: chunksOf(c.tokens(), limit)}
 }
@@ -197,36 +198,62 @@ func (l *chunked) bias(in []*Node) *Node {
 	return in[len(in)-1]
 }
 
-// forward computes y. x stays the caller's.
-func (l *chunked) forward(x compute.Buffer) (y compute.Buffer, err error) {
+// forward computes y and returns what is kept. x stays the caller's.
+func (l *chunked) forward(x compute.Buffer, k keep) (y compute.Buffer, saved []compute.Buffer, err error) {
 	qkv, err := l.queryKeyValue(x)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o, lse, err := l.attend(qkv)
 	drop(qkv...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	drop(lse)
-	defer drop(o)
-	if y, err = l.room(l.residual, l.cfg.HiddenSize); err != nil {
-		return nil, err
+	var own [4]compute.Buffer // y, x2 where it is kept, x, o
+	count := 1
+	if k == keepAttention {
+		count = 2
+	} else {
+		drop(lse)
 	}
-	own := []compute.Buffer{y, x, o}
-	err = l.each("after", own, 1, -1, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
-		y := g.after(rowsAt(in[1], at, n), &residuals{o: rowsAt(in[2], at, n), t: map[string]*Node{}})
-		return []*Node{putRows(in[0], y, at)}
+	defer func() {
+		if err != nil {
+			drop(own[:2]...)
+			drop(o, lse)
+		}
+	}()
+	for i := range count {
+		if own[i], err = l.room(l.residual, l.cfg.HiddenSize); err != nil {
+			return nil, nil, err
+		}
+	}
+	own[2], own[3] = x, o
+	name := "after"
+	if count == 2 {
+		name = "after2"
+	}
+	all := slices.Concat(own[:count], own[2:])
+	err = l.each(name, all, count, -1, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+		r := &residuals{o: rowsAt(in[count+1], at, n), t: map[string]*Node{}}
+		out := []*Node{putRows(in[0], g.after(rowsAt(in[count], at, n), r), at)}
+		if count == 2 {
+			out = append(out, putRows(in[1], r.x2, at))
+		}
+		return out
 	})
+	copy(own[:], all[:count])
 	if err != nil {
-		drop(own[0])
-		return nil, err
+		return nil, nil, err
 	}
-	return own[0], nil
+	if count == 1 {
+		drop(o)
+		return own[0], nil, nil
+	}
+	return own[0], []compute.Buffer{o, lse, own[1]}, nil
 }
 
-// backward is [Base.backwardLayer] for a layer that keeps nothing.
-func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool) (dx, sum compute.Buffer, err error) {
+// backward is [Base.backwardLayer] for a layer that forward ran.
+func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []compute.Buffer) (dx, sum compute.Buffer, err error) {
 	var own [2]compute.Buffer // dx so far, and do
 	own[0], sum = dy, grad
 	defer func() {
@@ -237,14 +264,21 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool) (dx, sum c
 			}
 		}
 	}()
-	qkv, err := l.queryKeyValue(x)
-	if err != nil {
+	var qkv []compute.Buffer
+	var o, lse compute.Buffer
+	defer func() { drop(qkv...); drop(o, lse) }()
+	name, behind := "afterback", x // what the layer behind attention begins with: x, or x2 where it is kept
+	if len(saved) == 3 {
+		o, lse, name, behind = saved[0], saved[1], "afterback2", saved[2]
+		defer drop(behind)
+	}
+	if qkv, err = l.queryKeyValue(x); err != nil {
 		return nil, nil, err
 	}
-	o, lse, err := l.attend(qkv)
-	defer func() { drop(qkv...); drop(o, lse) }()
-	if err != nil {
-		return nil, nil, err
+	if o == nil {
+		if o, lse, err = l.attend(qkv); err != nil {
+			return nil, nil, err
+		}
 	}
 	if own[1], err = l.room(l.dt, l.cfg.NumHeads, l.cfg.HeadDim); err != nil {
 		return nil, nil, err
@@ -272,9 +306,14 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool) (dx, sum c
 		}
 		return err
 	}
-	err = step("afterback", 2, []compute.Buffer{x, o}, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+	err = step(name, 2, []compute.Buffer{behind, o}, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
 		r := &residuals{o: rowsAt(in[3], at, n), t: map[string]*Node{}}
-		g.after(rowsAt(in[2], at, n), r)
+		if behind == x {
+			g.after(rowsAt(in[2], at, n), r)
+		} else {
+			r.x2 = rowsAt(in[2], at, n)
+			g.mlp(r)
+		}
 		dx2, do := g.backwardAfter(rowsAt(in[0], at, n), r)
 		return []*Node{putRows(in[0], dx2, at), putRows(in[1], do, at)}
 	})

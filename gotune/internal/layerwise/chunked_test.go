@@ -46,9 +46,10 @@ func TestChunkedSteps(t *testing.T) {
 			a := loadAdapter(t, "lora", tt.adapter)
 			micro := []*batch.Batch{packedRows(t, b.cfg.VocabSize, 96, []int{50, 30, 16}, []int{5, 1, 20, 33}), packedRows(t, b.cfg.VocabSize, 64, []int{64})}
 			var want []float32
-			for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute, Chunk: 70}, {Memory: MemoryOffload, Chunk: 64}, {Memory: MemoryOffload, Chunk: 64, Kept: 1}, {Memory: MemoryOffload, Chunk: 999}} {
+			for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute, Chunk: 70}, {Memory: MemoryOffload, Chunk: 64}, {Memory: MemoryOffload, Chunk: 64, Kept: 1}, {Memory: MemoryOffload, Chunk: 999},
+				{Memory: MemoryOffload, KeepAttention: true}, {Memory: MemoryRecompute, KeepAttention: true, Chunk: 70}} {
 				o.Dropout, o.Seed, o.MaxGradNorm = 0.1, 3, 0.3
-				how := fmt.Sprintf("%s chunk %d kept %d", o.Memory, o.Chunk, o.Kept)
+				how := fmt.Sprintf("%s chunk %d kept %d attention %t", o.Memory, o.Chunk, o.Kept, o.KeepAttention)
 				tr := newTrainer(t, b, a, o)
 				for range 2 {
 					if r, err := tr.Step(micro, 1e-3); err != nil || r.Skipped {

@@ -18,28 +18,33 @@ import (
 // writes the scores. XLA's CUDA plugin has it for bfloat16 and float16. Its graphs are
 // built on a [kernelBackend], whose functions make the calls of this file; the XLA
 // backend's own take neither a bias for all heads at once nor fewer key heads than
-// query heads, and would have both copied to full size.
+// query heads, and would have both copied to full size, and no packed documents.
 type cudnnAttention struct{}
 
-// options are attention's, which is causal; bias may be nil.
-func (cudnnAttention) options(bias *Node) *compute.ScaledDotProductAttentionConfig {
+// options are attention's, which is causal. The places of documents stand for the
+// lengths of rows.
+func (cudnnAttention) options(mask *Node) *compute.ScaledDotProductAttentionConfig {
 	o := &compute.ScaledDotProductAttentionConfig{Causal: true}
-	if bias != nil {
-		o.Bias = InternalBackendOutputs(bias)[0]
+	switch {
+	case mask == nil:
+	case mask.DType() == dtypes.Int32:
+		o.QuerySeqLen = InternalBackendOutputs(mask)[0]
+	default:
+		o.Bias = InternalBackendOutputs(mask)[0]
 	}
 	return o
 }
 
-func (c cudnnAttention) forward(q, k, v, bias *Node) (o, lse *Node) {
-	o, states := BackendFusedScaledDotProductAttention(q, k, v, compute.AttentionAxesLayoutBSHD, c.options(bias))
+func (c cudnnAttention) forward(q, k, v, mask *Node) (o, lse *Node) {
+	o, states := BackendFusedScaledDotProductAttention(q, k, v, compute.AttentionAxesLayoutBSHD, c.options(mask))
 	if len(states) != 1 {
 		panic(fmt.Errorf("fused attention keeps %d tensors for its gradient, want the log-sum-exp alone", len(states)))
 	}
 	return o, states[0]
 }
 
-func (c cudnnAttention) backward(q, k, v, bias, o, lse, do *Node) (dq, dk, dv *Node) {
-	return fusedVJP(q, k, v, compute.AttentionAxesLayoutBSHD, c.options(bias), o, []*Node{lse}, do)
+func (c cudnnAttention) backward(q, k, v, mask, o, lse, do *Node) (dq, dk, dv *Node) {
+	return fusedVJP(q, k, v, compute.AttentionAxesLayoutBSHD, c.options(mask), o, []*Node{lse}, do)
 }
 
 // fusedVJP is GoMLX's node of the gradient. The package exports it only through
@@ -49,8 +54,8 @@ func (c cudnnAttention) backward(q, k, v, bias, o, lse, do *Node) (dq, dk, dv *N
 func fusedVJP(q, k, v *Node, layout compute.AttentionAxesLayout, o *compute.ScaledDotProductAttentionConfig, out *Node, states []*Node, dOut *Node) (dq, dk, dv *Node)
 
 // FusedScaledDotProductAttention implements compute.FusedOps with cuDNN's call, as JAX
-// makes it (jax/_src/cudnn/fused_attention_stablehlo.py): q, k, v and perhaps bias give
-// o, the log-sum-exp and scratch.
+// makes it (jax/_src/cudnn/fused_attention_stablehlo.py): q, k, v, perhaps a bias or
+// documents' places give o, the log-sum-exp and scratch.
 func (f *kernelFunction) FusedScaledDotProductAttention(q, k, v compute.Value, layout compute.AttentionAxesLayout, options *compute.ScaledDotProductAttentionConfig) (o compute.Value, states []compute.Value, err error) {
 	c, err := fmhaOf(f.Function, q, k, layout, options)
 	if err != nil {
@@ -60,7 +65,7 @@ func (f *kernelFunction) FusedScaledDotProductAttention(q, k, v compute.Value, l
 	if c.bias != nil {
 		in = append(in, c.bias)
 	}
-	out, err := c.call(f.Function, "", []shapes.Shape{c.heads(c.h), c.stats()}, in)
+	out, err := c.call(f.Function, "", []shapes.Shape{c.heads(c.h), c.stats()}, append(in, c.places...))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -71,8 +76,8 @@ func (f *kernelFunction) FusedScaledDotProductAttention(q, k, v compute.Value, l
 }
 
 // FusedScaledDotProductAttentionVJP implements compute.FusedOps: q, k, v, the
-// log-sum-exp, dO, perhaps bias, and o give dQ, dK, dV and scratch. The bias's own
-// gradient is not asked for.
+// log-sum-exp, dO, perhaps a bias, o, perhaps places give dQ, dK, dV and scratch. The
+// bias's own gradient is not asked for.
 func (f *kernelFunction) FusedScaledDotProductAttentionVJP(q, k, v compute.Value, layout compute.AttentionAxesLayout, options *compute.ScaledDotProductAttentionConfig, o compute.Value, states []compute.Value, do compute.Value) (dq, dk, dv compute.Value, err error) {
 	c, err := fmhaOf(f.Function, q, k, layout, options)
 	if err != nil {
@@ -85,7 +90,7 @@ func (f *kernelFunction) FusedScaledDotProductAttentionVJP(q, k, v compute.Value
 	if c.bias != nil {
 		in = append(in, c.bias)
 	}
-	out, err := c.call(f.Function, "Backward", []shapes.Shape{c.heads(c.h), c.heads(c.kv), c.heads(c.kv)}, append(in, o))
+	out, err := c.call(f.Function, "Backward", []shapes.Shape{c.heads(c.h), c.heads(c.kv), c.heads(c.kv)}, append(append(in, o), c.places...))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -101,7 +106,9 @@ func (f *kernelFunction) FusedScaledDotProductAttentionVJP(q, k, v compute.Value
 type fmha struct {
 	dt             dtypes.DType
 	b, s, h, kv, d int
-	bias           compute.Value // may be nil
+	bias           compute.Value   // may be nil
+	documents      int             // a row, 1 where rows are whole
+	places         []compute.Value // of documents: lengths of q and k [B, documents], begins [B, documents+1]
 }
 
 // fmhaOf checks that a call is one that this file makes.
@@ -114,11 +121,11 @@ func fmhaOf(f *xla.Function, q, k compute.Value, layout compute.AttentionAxesLay
 	if err != nil {
 		return c, err
 	}
-	if layout != compute.AttentionAxesLayoutBSHD || o == nil || !o.Causal || o.Mask != nil || o.QuerySeqLen != nil || o.KeyValueSeqLen != nil || o.Scale != 0 ||
+	if layout != compute.AttentionAxesLayoutBSHD || o == nil || !o.Causal || o.Mask != nil || o.KeyValueSeqLen != nil || o.Bias != nil && o.QuerySeqLen != nil || o.Scale != 0 ||
 		(qs.DType != dtypes.BFloat16 && qs.DType != dtypes.Float16) || qs.Rank() != 4 || ks.Rank() != 4 {
 		return c, fmt.Errorf("fused attention of %s and %s, options %+v: %w; causal attention of [B, S, H, d] in bfloat16 or float16 is", qs, ks, o, compute.ErrNotImplemented)
 	}
-	c = fmha{dt: qs.DType, b: qs.Dim(0), s: qs.Dim(1), h: qs.Dim(2), kv: ks.Dim(2), d: qs.Dim(3), bias: o.Bias}
+	c = fmha{dt: qs.DType, b: qs.Dim(0), s: qs.Dim(1), h: qs.Dim(2), kv: ks.Dim(2), d: qs.Dim(3), bias: o.Bias, documents: 1}
 	if c.bias != nil {
 		bs, err := f.Shape(c.bias)
 		if err != nil {
@@ -128,13 +135,41 @@ func fmhaOf(f *xla.Function, q, k compute.Value, layout compute.AttentionAxesLay
 			return c, fmt.Errorf("fused attention of %s: a bias of %s, want %s", qs, bs, want)
 		}
 	}
-	return c, nil
+	if o.QuerySeqLen != nil {
+		err = c.take(f, o.QuerySeqLen)
+	}
+	return c, err
+}
+
+// take cuts the places of a [ragged] batch.
+func (c *fmha) take(f *xla.Function, places compute.Value) error {
+	s, err := f.Shape(places)
+	if err != nil {
+		return err
+	}
+	if c.documents = (s.Size()/c.b - 2) / 3; s.DType != dtypes.Int32 || s.Rank() != 1 || c.documents < 2 || s.Size() != c.b*(3*c.documents+2) {
+		return fmt.Errorf("fused attention of %d rows: places of %s, want int32 of three numbers a document and two a row, of at least two documents", c.b, s)
+	}
+	at := 0
+	cut := func(n int) (v compute.Value) {
+		if err == nil {
+			v, err = f.Slice(places, []int{at}, []int{at + c.b*n}, []int{1})
+		}
+		if err == nil {
+			v, err = f.Reshape(v, c.b, n)
+		}
+		at += c.b * n
+		return v
+	}
+	lengths := cut(c.documents)
+	c.places = []compute.Value{lengths, lengths, cut(c.documents + 1), cut(c.documents + 1)}
+	return err
 }
 
 // heads and stats are the shapes of results: cuDNN's order is heads before tokens,
 // the layout in memory tokens before heads.
 func (c *fmha) heads(n int) shapes.Shape { return shapes.Make(c.dt, c.b, n, c.s, c.d) }
-func (c *fmha) stats() shapes.Shape      { return shapes.Make(dtypes.Float32, c.b, c.h, c.s) }
+func (c *fmha) stats() shapes.Shape      { return shapes.Make(dtypes.Float32, c.b*c.documents, c.h, c.s) }
 
 // call makes the call of a direction ("" or "Backward") for results out, and scratch
 // of a size that XLA fills in.
@@ -178,9 +213,12 @@ func (c *fmha) config(backward bool) string {
 		}
 		return out
 	}
-	element := "BF16"
+	element, mask := "BF16", "CAUSAL"
 	if c.dt == dtypes.Float16 {
 		element = "F16"
+	}
+	if c.places != nil {
+		mask = "PADDING_CAUSAL"
 	}
 	o := object{
 		"algorithm": object{"algo_id": "0", "math_type": "TENSOR_OP_MATH", "tuning_knobs": object{"17": "1", "24": "0"},
@@ -193,8 +231,8 @@ func (c *fmha) config(backward bool) string {
 				"element_size_in_bits": "0", "memory_space": "0", "index_primitive_type": "PRIMITIVE_TYPE_INVALID",
 				"pointer_primitive_type": "PRIMITIVE_TYPE_INVALID", "dynamic_shape_metadata_prefix_bytes": "0"},
 			"is_dynamic_dimension": []bool{false, false, false, false}},
-		"is_flash_attention": true, "mask_type": "CAUSAL", "dropout_rate": 0, "seed": 42,
-		"sliding_window_length": 0, "max_seg_per_batch": 1, "is_paged_attention": false,
+		"is_flash_attention": true, "mask_type": mask, "dropout_rate": 0, "seed": 42,
+		"sliding_window_length": 0, "max_seg_per_batch": c.documents, "is_paged_attention": false,
 	}
 	// The products of scores P [B, H, S, S] with tensors [B, S, heads, d], by their axes.
 	product := func(name string, left, right int, batch ...int) {

@@ -57,16 +57,17 @@ func parseCustomCall(t *testing.T, line string) (c customCallText) {
 	return c
 }
 
-// The calls of fused attention are those that JAX makes for the same shapes: with and
-// without a bias, forwards and backwards, with fewer key heads than query heads.
+// The calls of fused attention are those that JAX makes for the same shapes: of whole
+// rows, with a bias, of documents, forwards and backwards, with fewer key heads than query
+// heads.
 func TestFusedCallsEqualJAX(t *testing.T) {
 	golden, err := os.ReadFile("testdata/cudnn.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(golden)), "\n")
-	if len(lines) != 8 {
-		t.Fatalf("%d calls, want 8", len(lines))
+	if len(lines) != 12 {
+		t.Fatalf("%d calls, want 12", len(lines))
 	}
 	for i := 0; i < len(lines); i += 2 {
 		f := strings.Split(lines[i], "\t")
@@ -80,7 +81,7 @@ func TestFusedCallsEqualJAX(t *testing.T) {
 		if f[5] == "float16" {
 			dt = dtypes.Float16
 		}
-		got := emitFused(t, dt, n[0], n[1], n[2], n[3], n[4], f[6] == "True")
+		got := emitFused(t, dt, n[0], n[1], n[2], n[3], n[4], f[6])
 		for k, line := range got {
 			want := parseCustomCall(t, lines[i+k])
 			if got := parseCustomCall(t, line); !reflect.DeepEqual(got, want) {
@@ -91,21 +92,25 @@ func TestFusedCallsEqualJAX(t *testing.T) {
 }
 
 // emitFused returns the custom calls, forwards and backwards, in the text of a graph.
-func emitFused(t *testing.T, dt dtypes.DType, b, s, h, k, d int, biased bool) (calls []string) {
+func emitFused(t *testing.T, dt dtypes.DType, b, s, h, k, d int, mask string) (calls []string) {
 	t.Helper()
 	builder := kernelBackend{openCPU(t)}.Builder("attention")
 	f := builder.Main()
-	parameter := func(name string, dims ...int) compute.Value {
+	parameterOf := func(name string, dt dtypes.DType, dims ...int) compute.Value {
 		v, err := f.Parameter(name, shapes.Make(dt, dims...), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return v
 	}
+	parameter := func(name string, dims ...int) compute.Value { return parameterOf(name, dt, dims...) }
 	q, key, v, do := parameter("q", b, s, h, d), parameter("k", b, s, k, d), parameter("v", b, s, k, d), parameter("do", b, s, h, d)
 	o := &compute.ScaledDotProductAttentionConfig{Causal: true}
-	if biased {
+	switch mask {
+	case packedBias:
 		o.Bias = parameter("bias", b, 1, s, s)
+	case packedRagged:
+		o.QuerySeqLen = parameterOf("places", dtypes.Int32, b*(3*6+2))
 	}
 	out, states, err := f.FusedScaledDotProductAttention(q, key, v, compute.AttentionAxesLayoutBSHD, o)
 	if err != nil {
@@ -152,6 +157,7 @@ func TestFusedCallsRefuse(t *testing.T) {
 		"not causal":    {},
 		"own scale":     {Causal: true, Scale: 1},
 		"a head's bias": {Causal: true, Bias: parameter("bias", dtypes.BFloat16, 2, 4, 64, 64)},
+		"odd places":    {Causal: true, QuerySeqLen: parameter("places", dtypes.Int32, 2*20+1)},
 		"float32 bias":  {Causal: true, Bias: parameter("wide", dtypes.Float32, 2, 1, 64, 64)},
 	} {
 		if _, _, err := f.FusedScaledDotProductAttention(q, q, q, compute.AttentionAxesLayoutBSHD, o); err == nil {

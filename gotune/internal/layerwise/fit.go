@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune/internal/backend"
 	"github.com/gotune/gotune/gotune/internal/batch"
 )
@@ -21,6 +22,7 @@ type Fit struct {
 	Memory        string // policy
 	Kept, Layers  int    // layers that keep their residuals, and all
 	Chunk         int    // tokens of a chunk of the others, 0 for all
+	KeepAttention bool   // the others keep their attention's output
 
 	Weights   int64 // frozen, unpacked copies included
 	Unpacked  int64 // of Weights, 4-bit matrices kept unpacked
@@ -112,7 +114,7 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 		}
 	}
 	layers := len(b.layers)
-	f := &Fit{Batch: largest.B, Length: largest.S, Tokens: largest.B * largest.S, Memory: o.Memory, Layers: layers, Chunk: o.Chunk,
+	f := &Fit{Batch: largest.B, Length: largest.S, Tokens: largest.B * largest.S, Memory: o.Memory, Layers: layers, Chunk: o.Chunk, KeepAttention: o.KeepAttention,
 		Weights: b.bytes + b.extra + b.eightBytes, Unpacked: b.extra, Float8: b.eightBytes, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
 	for _, k := range o.keeps(layers) {
 		if k == keepResiduals {
@@ -164,10 +166,11 @@ func (b *Base) unpackedLayer() int64 {
 
 // Choose finds the memory policy that computes the least again among those whose
 // step fits, takes it for the trainer's further steps, and returns its plan: all
-// residuals kept (and the 4-bit layers unpacked where there is room to spare); those of as many of the last layers as fit; no residuals and
-// inputs in the host's memory; and that by chunks. Where nothing fits, or
-// the device has no account of its memory, the plan is that of the leanest, or of all
-// residuals. each is as for [Trainer.Fit].
+// residuals kept, and the 4-bit layers unpacked where there is room to spare; those of as
+// many of the last layers as fit, and of the others inputs and attention's outputs, then
+// inputs alone; that in the host's memory; and the last by chunks. Where nothing
+// fits the plan is that of the leanest; where the device has no account of its memory, that
+// of all residuals. each is as for [Trainer.Fit].
 func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fit, err error) {
 	t.base.mu.Lock()
 	defer t.base.mu.Unlock()
@@ -181,7 +184,7 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 		}
 		return f, err
 	}
-	tokens := 0
+	tokens, hostFree := 0, cuda.Host().AvailableBytes
 	for _, m := range micro {
 		tokens = max(tokens, m.B*m.S)
 	}
@@ -201,7 +204,8 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 		if f, err = take(o); err != nil {
 			return f, err
 		}
-		if !f.OK() {
+		// Pinned memory can't be swapped out: what is not needed leaves half to others.
+		if !f.OK() || o.KeepAttention && f.Host > hostFree/2 {
 			continue
 		}
 		// All programs are there: other numbers of kept layers are planned in no time.
@@ -249,8 +253,10 @@ func leaner(o TrainOptions, tokens int) (out []TrainOptions) {
 		if memory == MemoryRecompute && o.Memory == MemoryOffload {
 			continue
 		}
-		o.Memory = memory
-		out = append(out, o)
+		for _, o.KeepAttention = range []bool{true, false} {
+			o.Memory = memory
+			out = append(out, o)
+		}
 	}
 	for o.Chunk = chunkTokens; o.Chunk >= 1024; o.Chunk /= 2 {
 		if o.Chunk < 2*tokens && o.Chunk != out[len(out)-1].Chunk {
@@ -313,7 +319,13 @@ func (f *Fit) Policy() string {
 	case f.Kept == f.Layers:
 		return "all layers keep their residuals"
 	case f.Memory == MemoryOffload:
-		return fmt.Sprintf("%d of %d layers are computed again, their inputs in the host's memory%s", f.Layers-f.Kept, f.Layers, f.chunks())
+		what := "their inputs"
+		if f.KeepAttention {
+			what = "their inputs and attention's outputs"
+		}
+		return fmt.Sprintf("%d of %d layers are computed again, %s in the host's memory%s", f.Layers-f.Kept, f.Layers, what, f.chunks())
+	case f.KeepAttention:
+		return fmt.Sprintf("%d of %d layers are computed again but for attention%s", f.Layers-f.Kept, f.Layers, f.chunks())
 	}
 	return fmt.Sprintf("%d of %d layers are computed again%s", f.Layers-f.Kept, f.Layers, f.chunks())
 }

@@ -49,7 +49,7 @@ func TestFitPlansTheStep(t *testing.T) {
 	a := randomAdapter(t, b, model.Projections...)
 	micro := []*batch.Batch{packedRows(t, b.cfg.VocabSize, 96, []int{50, 30, 16}, []int{5, 1, 20, 33}), packedRows(t, b.cfg.VocabSize, 96, []int{96}, []int{40})}
 	var flats [][]float32
-	for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute}, {Memory: MemoryOffload}, {Memory: MemoryOffload, Chunk: 64}} {
+	for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute}, {Memory: MemoryOffload}, {Memory: MemoryOffload, Chunk: 64}, {Memory: MemoryOffload, KeepAttention: true}, {Memory: MemoryOffload, KeepAttention: true, Chunk: 64, Kept: 2}} {
 		tr := newTrainer(t, b, a, o)
 		flat, zeros := tr.ad.flat, tr.zeros[0]
 		known := len(b.dev.programs)
@@ -147,7 +147,8 @@ func TestChoose(t *testing.T) {
 	a := randomAdapter(t, b, "q_proj", "v_proj")
 	micro := []*batch.Batch{packedRows(t, b.cfg.VocabSize, 512, []int{512}, []int{512})}
 	least := int64(math.MaxInt64)
-	for _, want := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute, Kept: 5}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute}, {Memory: MemoryOffload}} {
+	for _, want := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute, KeepAttention: true, Kept: 5}, {Memory: MemoryRecompute, KeepAttention: true, Kept: 1},
+		{Memory: MemoryRecompute, KeepAttention: true}, {Memory: MemoryRecompute}, {Memory: MemoryOffload, KeepAttention: true}, {Memory: MemoryOffload}} {
 		f, err := newTrainer(t, b, a, want).Fit(micro, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -19,20 +20,20 @@ import (
 const (
 	AttentionAuto  = "auto"  // fused where the device has it and it holds against plain
 	AttentionPlain = "plain" // products and softmax
-
-	attentionSlots = "slots" // of EnvAttention alone: packed rows without a bias
 )
 
 // EnvAttention names the environment variable that AttentionAuto follows: "plain"
 // turns fused attention off.
 const EnvAttention = "GOTUNE_ATTENTION"
 
-// fusedAttention is attention as one operation of the device, causal over whole rows,
-// with a bias [B, 1, S, S] that is added to the scores of all heads, nil for none. q, o
-// and do are [B, S, H, d], k and v [B, S, K, d], lse f32 [B, H, S].
+// fusedAttention is causal attention as one operation of the device. q, o and do are
+// [B, S, H, d], k and v [B, S, K, d]; lse, f32, is the operation's own. Rows are attended
+// whole where mask is nil; it may be a bias [B, 1, S, S] that is added to the scores of
+// all heads, or the places of a [ragged] batch's documents, int32, which are attended each
+// for itself.
 type fusedAttention interface {
-	forward(q, k, v, bias *Node) (o, lse *Node)
-	backward(q, k, v, bias, o, lse, do *Node) (dq, dk, dv *Node)
+	forward(q, k, v, mask *Node) (o, lse *Node)
+	backward(q, k, v, mask, o, lse, do *Node) (dq, dk, dv *Node)
 }
 
 // Limits of fused attention: its largest head, rows so short that plain attention costs
@@ -43,43 +44,63 @@ const (
 	biasMultiple   = 8
 )
 
+// Ways of fused attention with packed rows, and values of EnvAttention that allow none
+// better than they are.
+const (
+	packedRagged = "ragged" // the documents where they lie
+	packedBias   = "bias"   // whole rows with a bias
+	packedSlots  = "slots"  // copies of the documents
+)
+
 // attentionChoice is what a model's attention runs on.
 type attentionChoice struct {
-	fused  fusedAttention // nil for plain attention
-	why    string         // not fused
-	noBias string         // why fused attention takes no bias, "" where it does
+	fused fusedAttention    // nil for plain attention
+	why   string            // not fused
+	no    map[string]string // why fused attention has not a way, of those it hasn't
 }
+
+// has says whether fused attention has a way with packed rows.
+func (c *attentionChoice) has(way string) bool { return c.no[way] == "" }
 
 // Attention says what training and prompts run on: "fused" and what packed rows take, or
 // "plain: " and why.
 func (b *Base) Attention() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch c := b.attention(); {
-	case c.fused == nil:
+	c := b.attention()
+	if c.fused == nil {
 		return "plain: " + c.why
-	case c.noBias != "":
-		return "fused, packed rows by slots: " + c.noBias
 	}
-	return "fused, packed rows with a bias"
+	what := "fused, packed rows by "
+	for _, way := range []string{packedRagged, packedBias} {
+		if c.has(way) {
+			return what + way
+		}
+		what += "no " + way + " (" + c.no[way] + "), "
+	}
+	return what + packedSlots
 }
 
 // attention decides once whether fused attention is to be used.
 func (b *Base) attention() *attentionChoice {
-	if b.choice == nil {
-		b.choice = &attentionChoice{}
-		if err := b.fusedRefused(); err != nil {
-			b.choice.why = err.Error()
-			return b.choice
-		}
-		b.choice.fused = cudnnAttention{}
-		if os.Getenv(EnvAttention) == attentionSlots {
-			b.choice.noBias = EnvAttention + " asks for it"
-		} else if err := b.proveFused(cudnnAttention{}, packedProof); err != nil {
-			b.choice.noBias = err.Error()
+	if b.choice != nil {
+		return b.choice
+	}
+	c := &attentionChoice{no: map[string]string{}}
+	b.choice = c
+	if err := b.fusedRefused(); err != nil {
+		c.why = err.Error()
+		return c
+	}
+	c.fused = cudnnAttention{}
+	for _, way := range []string{packedRagged, packedBias} {
+		if want := os.Getenv(EnvAttention); want != way && (want == packedBias || want == packedSlots) {
+			c.no[way] = EnvAttention + " is " + want
+		} else if err := b.proveFused(c.fused, way); err != nil {
+			c.no[way] = err.Error()
 		}
 	}
-	return b.choice
+	return c
 }
 
 // graphs is the backend for graphs of this model: with fused attention, one that makes
@@ -110,7 +131,7 @@ func (b *Base) fusedRefused() error {
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && !d[0].FlashAttention() {
 		return fmt.Errorf("%s has no fused attention: compute capability 8.0 or newer is needed", d[0])
 	}
-	return b.proveFused(cudnnAttention{}, nil)
+	return b.proveFused(cudnnAttention{}, "")
 }
 
 // fusedTolerance is the largest relative error of [Base.proveFused]: some
@@ -126,10 +147,21 @@ var packedProof = [][]int{{37, 91, 1, 127, 70, 58}, {5, 200, 130}}
 const proofLength = 6 * fusedMinLength
 
 // proveFused runs f and plain attention on the same random values of this model's heads
-// and returns an error when o, dq, dk or dv differ. Rows hold documents of the given
-// lengths, whose bias f takes; without lengths they are whole.
-func (b *Base) proveFused(f fusedAttention, documents [][]int) error {
-	a := attention{geometry: geometry{b: 2, s: proofLength, biased: documents != nil}, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim}
+// and returns an error when o, dq, dk or dv differ: for a way with packed rows, and for
+// whole rows where way is "".
+func (b *Base) proveFused(f fusedAttention, way string) error {
+	bt := &batch.Batch{B: len(packedProof), S: proofLength, Segments: segmentsOf(proofLength, packedProof)}
+	if way == "" {
+		fill(bt.Segments, 1)
+	}
+	a := attention{geometry: geometry{b: bt.B, s: bt.S}, heads: b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim}
+	fused := a
+	fused.fused, fused.biased = f, way == packedBias
+	places := []int32{0}
+	if way == packedRagged {
+		r := raggedOf(bt, a.heads*a.dim, a.kv*a.dim)
+		fused.b, fused.s, places = r.rows, r.length, r.places
+	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	var in []compute.Buffer
 	defer func() { drop(in...) }()
@@ -144,24 +176,29 @@ func (b *Base) proveFused(f fusedAttention, documents [][]int) error {
 		}
 		in = append(in, buf)
 	}
-	segments, err := b.dev.upload(segmentsOf(a.s, a.b, documents), dtypes.Int32, a.b, a.s)
-	if err != nil {
-		return err
+	for _, u := range []struct {
+		flat []int32
+		dims []int
+	}{{bt.Segments, []int{bt.B, bt.S}}, {places, []int{len(places)}}} {
+		buf, err := b.dev.upload(u.flat, dtypes.Int32, u.dims...)
+		if err != nil {
+			return err
+		}
+		in = append(in, buf)
 	}
-	in = append(in, segments)
 	sh, err := shapesOf(in)
 	if err != nil {
 		return err
 	}
-	what := "fused attention"
-	if a.biased {
-		what += " with a bias"
-	}
+	what := strings.TrimSpace("fused attention " + way)
 	p, err := b.dev.programOn(kernelBackend{b.dev.be}, b.prefix+"prove "+what, sh, func(_ *Graph, n []*Node) []*Node {
-		plain, fused := a, a
-		plain.bias, fused.fused = biasOf(n[4], 0), f
-		if a.biased {
+		plain := a
+		plain.bias = biasOf(n[4], 0)
+		switch way {
+		case packedBias:
 			fused.bias = fusedBiasOf(n[4], 0, b.dt)
+		case packedRagged:
+			fused.bias = n[5]
 		}
 		var each [2][]*Node
 		for i, a := range []*attention{&plain, &fused} {
@@ -196,19 +233,21 @@ func (b *Base) proveFused(f fusedAttention, documents [][]int) error {
 	return nil
 }
 
-// segmentsOf numbers the documents of rows of s tokens; without documents each row is one.
-func segmentsOf(s, rows int, documents [][]int) (segments []int32) {
-	for r := range rows {
-		if documents == nil {
-			segments = append(segments, slices.Repeat([]int32{1}, s)...)
-			continue
-		}
-		for i, n := range documents[r] {
+// segmentsOf numbers the documents of rows of s tokens.
+func segmentsOf(s int, rows [][]int) (segments []int32) {
+	for r, lengths := range rows {
+		for i, n := range lengths {
 			segments = append(segments, slices.Repeat([]int32{int32(i + 1)}, n)...)
 		}
 		segments = append(segments, make([]int32, (r+1)*s-len(segments))...)
 	}
 	return segments
+}
+
+func fill(v []int32, x int32) {
+	for i := range v {
+		v[i] = x
+	}
 }
 
 // relativeError is ‖got − want‖ / ‖want‖, f32.
@@ -221,20 +260,22 @@ func relativeError(got, want *Node) *Node {
 // geometryOf says how a batch is laid out and which attention it takes. Causal attention
 // over whole rows is that of the documents when each row is one document with padding
 // behind: no token sees the padding, and what the padding sees reaches neither loss nor
-// gradient, for its own gradient is zero. Other rows, and those longer than a sliding
-// window, have a bias; where fused attention takes none, packed rows take [slots].
+// gradient, for its own gradient is zero. Other rows take the best way that fused
+// attention has; rows longer than a sliding window a bias.
 func (b *Base) geometryOf(bt *batch.Batch) geometry {
 	m := geometry{b: bt.B, s: bt.S}
 	if bt.S < fusedMinLength {
 		return m
 	}
-	c := b.attention()
+	c, q := b.attention(), b.cfg.NumHeads*b.cfg.HeadDim
 	windowed := b.cfg.SlidingWindow > 0 && b.cfg.SlidingWindow < bt.S
 	switch {
 	case c.fused == nil:
 	case !windowed && oneDocumentARow(bt):
 		m.fused = true
-	case c.noBias == "" && bt.S%biasMultiple == 0:
+	case !windowed && c.has(packedRagged) && documentsAreWhole(bt) && bt.B*bt.S*q <= math.MaxInt32:
+		m.fused, m.ragged = true, raggedOf(bt, q, b.cfg.NumKVHeads*b.cfg.HeadDim)
+	case c.has(packedBias) && bt.S%biasMultiple == 0:
 		m.fused, m.biased = true, true
 	case !windowed && documentsAreWhole(bt):
 		m.fused, m.slots = true, slotsOf(bt)

@@ -19,28 +19,41 @@ import (
 // a difference is seen.
 type plainFused struct{ wrong float64 }
 
-func (plainFused) plain(q, k, bias *Node) *attention {
+func (plainFused) plain(q, k, mask *Node) *attention {
 	d := q.Shape().Dimensions
 	m := geometry{b: d[0], s: d[1]}
-	causal := biasOf(Ones(q.Graph(), shapeOf(dtypes.Int32, m.b, m.s)), 0)
-	if bias != nil {
-		causal = Add(causal, ConvertDType(Squeeze(bias, 1), dtypes.Float32))
+	segments := Ones(q.Graph(), shapeOf(dtypes.Int32, m.b, m.s))
+	ragged := mask != nil && mask.DType() == dtypes.Int32
+	if ragged {
+		// A token's document is the number of those that begin before it.
+		documents := (mask.Shape().Size()/m.b - 2) / 3
+		begins := Slice(mask, AxisRange(m.b*documents, m.b*(2*documents+1)))
+		m.b, m.s = 1, m.b*m.s
+		square := shapeOf(dtypes.Int32, m.s, begins.Shape().Size())
+		token := MulScalar(Iota(q.Graph(), square, 0), d[2]*d[3])
+		segments = ReduceSum(ConvertDType(LessOrEqual(BroadcastToDims(InsertAxes(begins, 0), square.Dimensions...), token), dtypes.Int32), -1)
+		segments = InsertAxes(segments, 0)
 	}
-	return &attention{geometry: m, heads: d[2], kv: k.Shape().Dim(2), dim: d[3], bias: causal}
+	bias := biasOf(segments, 0)
+	if mask != nil && !ragged {
+		bias = Add(bias, ConvertDType(Squeeze(mask, 1), dtypes.Float32))
+	}
+	return &attention{geometry: m, heads: d[2], kv: k.Shape().Dim(2), dim: d[3], bias: bias}
 }
 
-func (f plainFused) forward(q, k, v, bias *Node) (o, lse *Node) {
-	a := f.plain(q, k, bias)
+func (f plainFused) forward(q, k, v, mask *Node) (o, lse *Node) {
+	a := f.plain(q, k, mask)
 	o, s := a.forward(a.merge(q), a.merge(k), a.merge(v))
-	return a.split(o), Reshape(TransposeAllAxes(s.lse, 0, 1, 3, 2), a.b, a.heads, a.s)
+	return Reshape(o, q.Shape().Dimensions...), Reshape(TransposeAllAxes(s.lse, 0, 1, 3, 2), a.b, a.heads, a.s)
 }
 
-func (f plainFused) backward(q, k, v, bias, o, lse, do *Node) (dq, dk, dv *Node) {
-	a := f.plain(q, k, bias)
+func (f plainFused) backward(q, k, v, mask, o, lse, do *Node) (dq, dk, dv *Node) {
+	a := f.plain(q, k, mask)
 	s := &saved{q: a.toQuery(a.merge(q)), k: a.toKey(a.merge(k)), v: a.toKey(a.merge(v)),
 		lse: TransposeAllAxes(Reshape(lse, a.b, a.kv, a.heads/a.kv, a.s), 0, 1, 3, 2)}
 	dq, dk, dv = a.backward(s, a.merge(o), a.merge(do))
-	return a.split(dq), a.split(MulScalar(dk, 1+f.wrong)), a.split(dv)
+	like := func(x, y *Node) *Node { return Reshape(x, y.Shape().Dimensions...) }
+	return like(dq, q), like(MulScalar(dk, 1+f.wrong), k), like(dv, v)
 }
 
 // paddedRows of one document each, of S, S−20 and 1 tokens.
@@ -93,8 +106,17 @@ func TestFusedAttentionEqualsPlain(t *testing.T) {
 	}
 }
 
-// Rows of one document padded on the right take fused attention as they are, others
-// with a bias; where there is none, whole documents take slots.
+// no says that fused attention lacks ways with packed rows.
+func no(ways ...string) map[string]string {
+	why := map[string]string{}
+	for _, w := range ways {
+		why[w] = "there is none"
+	}
+	return why
+}
+
+// Rows of one document padded on the right take fused attention as they are; others the
+// best way that there is for them.
 func TestWhichBatchesFuse(t *testing.T) {
 	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
 	row := func(s int, edit func(seg []int32)) *batch.Batch {
@@ -103,45 +125,40 @@ func TestWhichBatchesFuse(t *testing.T) {
 		return bt
 	}
 	const s = fusedMinLength
-	const plain, whole, bias, slots = "plain", "whole", "bias", "slots"
+	const plain, whole = "plain", "whole"
 	for name, c := range map[string]struct {
 		bt     *batch.Batch
 		window int
-		want   string
-		noBias string
+		want   [3]string // with all ways, without ragged, without ragged and bias
 	}{
-		"padded right":  {row(s, func([]int32) {}), 0, whole, whole},
-		"other number":  {row(s, func(g []int32) { fill(g[:s], 7) }), 0, whole, whole},
-		"two documents": {row(s, func(g []int32) { fill(g[10:s], 2) }), 0, bias, slots},
-		"padded left":   {row(s, func(g []int32) { fill(g[:5], 0) }), 0, bias, slots},
-		"hole":          {row(s, func(g []int32) { g[9] = 0 }), 0, bias, plain},
-		"in two parts":  {row(s, func(g []int32) { fill(g[9:20], 2) }), 0, bias, plain},
-		"uneven":        {row(s+4, func(g []int32) { fill(g[10:s+4], 2) }), 0, slots, slots},
-		"window":        {row(s, func([]int32) {}), s - 1, bias, plain},
-		"wide window":   {row(s, func([]int32) {}), s, whole, whole},
-		"short":         {documentsARow(b.cfg.VocabSize, s-1), 0, plain, plain},
+		"padded right":  {row(s, func([]int32) {}), 0, [3]string{whole, whole, whole}},
+		"other number":  {row(s, func(g []int32) { fill(g[:s], 7) }), 0, [3]string{whole, whole, whole}},
+		"two documents": {row(s, func(g []int32) { fill(g[10:s], 2) }), 0, [3]string{packedRagged, packedBias, packedSlots}},
+		"padded left":   {row(s, func(g []int32) { fill(g[:5], 0) }), 0, [3]string{packedRagged, packedBias, packedSlots}},
+		"hole":          {row(s, func(g []int32) { g[9] = 0 }), 0, [3]string{packedBias, packedBias, plain}},
+		"in two parts":  {row(s, func(g []int32) { fill(g[9:20], 2) }), 0, [3]string{packedBias, packedBias, plain}},
+		"uneven":        {row(s+4, func(g []int32) { fill(g[10:s+4], 2) }), 0, [3]string{packedRagged, packedSlots, packedSlots}},
+		"window":        {row(s, func([]int32) {}), s - 1, [3]string{packedBias, packedBias, plain}},
+		"wide window":   {row(s, func([]int32) {}), s, [3]string{whole, whole, whole}},
+		"short":         {documentsARow(b.cfg.VocabSize, s-1), 0, [3]string{plain, plain, plain}},
 	} {
-		for noBias, want := range map[string]string{"": c.want, "there is none": c.noBias} {
-			b.cfg.SlidingWindow, b.choice = c.window, &attentionChoice{fused: plainFused{}, noBias: noBias}
+		for i, no := range []map[string]string{nil, no(packedRagged), no(packedRagged, packedBias)} {
+			b.cfg.SlidingWindow, b.choice = c.window, &attentionChoice{fused: plainFused{}, no: no}
 			m, got := b.geometryOf(c.bt), plain
 			switch {
+			case m.ragged != nil:
+				got = packedRagged
 			case m.slots != nil:
-				got = slots
+				got = packedSlots
 			case m.biased:
-				got = bias
+				got = packedBias
 			case m.fused:
 				got = whole
 			}
-			if got != want {
-				t.Errorf("%s, no bias %q: %s, want %s", name, noBias, got, want)
+			if got != c.want[i] {
+				t.Errorf("%s, no %v: %s, want %s", name, no, got, c.want[i])
 			}
 		}
-	}
-}
-
-func fill(v []int32, x int32) {
-	for i := range v {
-		v[i] = x
 	}
 }
 
@@ -149,34 +166,36 @@ func fill(v []int32, x int32) {
 // does, and a device without one says so.
 func TestFusedAttentionIsProven(t *testing.T) {
 	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
-	for _, documents := range [][][]int{nil, packedProof} {
+	for _, way := range []string{"", packedBias, packedRagged} {
 		again := func() { b.prefix += "again " } // another operation, another program
-		if err := b.proveFused(plainFused{}, documents); err != nil {
+		if err := b.proveFused(plainFused{}, way); err != nil {
 			t.Error(err)
 		}
 		again()
-		if err := b.proveFused(plainFused{wrong: 0.1}, documents); err == nil || !strings.Contains(err.Error(), "dk differs") {
+		if err := b.proveFused(plainFused{wrong: 0.1}, way); err == nil || !strings.Contains(err.Error(), "dk differs") {
 			t.Errorf("a wrong dk: %v", err)
 		}
 		again()
-		if err := b.proveFused(plainFused{wrong: math.NaN()}, documents); err == nil {
+		if err := b.proveFused(plainFused{wrong: math.NaN()}, way); err == nil {
 			t.Error("a dk that is not a number was believed")
 		}
 		again()
-		if err := b.proveFused(cudnnAttention{}, documents); err == nil {
+		if err := b.proveFused(cudnnAttention{}, way); err == nil {
 			t.Error("the CPU claims to have cuDNN")
 		}
 		again()
 	}
-	if err := b.proveFused(deafFused{}, packedProof); err == nil || !strings.Contains(err.Error(), "o differs") {
-		t.Errorf("attention that does not hear its bias: %v", err)
+	for _, way := range []string{packedBias, packedRagged} {
+		if err := b.proveFused(deafFused{}, way); err == nil || !strings.Contains(err.Error(), "o differs") {
+			t.Errorf("attention that takes no notice of %s: %v", way, err)
+		}
 	}
 	if got := b.Attention(); !strings.HasPrefix(got, "plain: the backend") {
 		t.Errorf("Attention() = %q", got)
 	}
 }
 
-// deafFused takes no notice of a bias.
+// deafFused takes no notice of a mask.
 type deafFused struct{ plainFused }
 
 func (f deafFused) forward(q, k, v, _ *Node) (o, lse *Node) {

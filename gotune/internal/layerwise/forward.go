@@ -16,6 +16,7 @@ type keep int
 const (
 	keepNothing   keep = iota // y alone: the backward pass computes the layer again
 	keepResiduals             // y and the residuals
+	keepAttention             // y, attention's output and log-sum-exp and x2: all else is computed again
 )
 
 // passContext is what all layers of one pass share, made by the embedding program.
@@ -195,14 +196,17 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 	return out[0], c, nil
 }
 
-// forwardLayer runs layer i. It returns y and, with keepResiduals, the residuals.
+// forwardLayer runs layer i. It returns y and what is kept.
 func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x compute.Buffer) (y compute.Buffer, saved []compute.Buffer, err error) {
 	kind := b.passKind(i, c, ad, dropout, k)
 	out, err := b.call("forward "+kind.key(), b.arguments(i, c, ad, x), nil, func(in []*Node) []*Node {
 		own, common := kind.split(in, 1)
 		y, r := b.layer(&kind, common).forward(own[0])
-		if kind.keep == keepNothing {
+		switch kind.keep {
+		case keepNothing:
 			return []*Node{y}
+		case keepAttention:
+			return []*Node{y, r.o, r.attn.lse, r.x2}
 		}
 		return append([]*Node{y}, r.list(kind.lora)...)
 	})
@@ -241,9 +245,12 @@ func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout f
 			before, rest = rest[0], rest[1:]
 		}
 		var r *residuals
-		if kind.keep == keepResiduals {
+		switch kind.keep {
+		case keepResiduals:
 			r = residualsOf(rest, kind.lora)
-		} else {
+		case keepAttention:
+			r = l.forwardFrom(x, rest[0], rest[1], rest[2])
+		default:
 			_, r = l.forward(x)
 		}
 		dx := l.backward(x, dy, r)

@@ -41,6 +41,16 @@ func (l *layerGraph) forward(x *Node) (y *Node, r *residuals) {
 	return l.after(x, r), r
 }
 
+// forwardFrom is forward with attention's output and log-sum-exp and x2 given, for the
+// residuals.
+func (l *layerGraph) forwardFrom(x, o, lse, x2 *Node) (r *residuals) {
+	r = &residuals{t: map[string]*Node{}, o: o, x2: x2}
+	r.q, r.k, r.v = l.queryKeyValue(x, r)
+	r.attn = l.attn.saved(r.q, r.k, r.v, lse)
+	l.mlp(r)
+	return r
+}
+
 // queryKeyValue projects x and rotates q and k.
 func (l *layerGraph) queryKeyValue(x *Node, r *residuals) (q, k, v *Node) {
 	n := x.Shape().Dim(0)
@@ -56,6 +66,11 @@ func (l *layerGraph) after(x *Node, r *residuals) (y *Node) {
 	o := Reshape(r.o, x.Shape().Dim(0), l.heads*l.dim)
 	_, attended := l.project(o, r, "o_proj")
 	r.x2 = Add(x, ConvertDType(attended, l.residual))
+	return l.mlp(r)
+}
+
+// mlp is the layer behind r.x2: it sets gateUp.
+func (l *layerGraph) mlp(r *residuals) (y *Node) {
 	_, r.gateUp = l.project(rmsNorm(r.x2, l.norm2, l.eps, l.dt), r, "gate_proj", "up_proj")
 	_, down := l.project(swiGLU(r.gateUp), r, "down_proj")
 	return Add(r.x2, ConvertDType(down, l.residual))

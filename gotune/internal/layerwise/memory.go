@@ -18,29 +18,32 @@ const (
 func (o *TrainOptions) keeps(n int) []keep {
 	out := make([]keep, n)
 	for i := range out {
-		if o.Memory == MemorySave || i >= n-o.Kept {
+		switch {
+		case o.Memory == MemorySave || i >= n-o.Kept:
 			out[i] = keepResiduals
+		case o.KeepAttention:
+			out[i] = keepAttention
 		}
 	}
 	return out
 }
 
-// kept is what the layers keep in one pass. Inputs that go to the host do so while
-// the next layers run and return one layer ahead:
+// kept is what the layers keep in one pass. What goes to the host, a layer's input x and
+// (KeepAttention) attention's output o and x2, does so while the next layers run, and returns one layer ahead:
 //
-//	forward   copy x[i] to the host; wait for the copy of x[i-1] and free it; layer i
-//	backward  wait for x[i]; copy x[i-1] back; layer i; free x[i]
+//	forward   copy x[i] to the host; free x[i-2] and o[i-2], whose copies are there; layer i; copy o[i]
+//	backward  wait for x[i] and o[i]; copy x[i-1] and o[i-1] back; layer i; free them
 //
-// so that two inputs are on the device at a time. The waits keep the host one layer
-// ahead of the device: memory that a copy under way reads or writes can't be used
-// again, and a host further ahead takes more (it took 15 inputs, on an H200). The last
-// of these inputs stays: it is needed next.
+// so that three of each are on the device at a time, and two backwards, where memory is
+// short. The waits keep the host one or two layers ahead of the device: memory that a copy
+// under way reads or writes can't be used again, and a host further ahead takes more (it
+// took 15 inputs, on an H200). The last layer of those stays: it is needed next.
 type kept struct {
 	dev    *device
-	inputs []compute.Buffer // of each layer; nil where it is on the host or gone
-	saved  [][]compute.Buffer
-	host   []hosted       // of each layer, nil where its input is on the device
-	coming []func() error // waits for an input on its way back
+	inputs []compute.Buffer   // of each layer; nil where it is on the host or gone
+	saved  [][]compute.Buffer // of each layer; nil likewise
+	host   [][]hosted         // of each layer, its input's copy and those of saved; nil where they are on the device
+	coming []func() error     // waits for the last copy on a layer's way back
 	away   func(i int) bool
 }
 
@@ -60,47 +63,104 @@ func (t *Trainer) newKept(x compute.Buffer) *kept {
 		last--
 	}
 	offload := t.opt.Memory == MemoryOffload
-	return &kept{dev: t.base.dev, inputs: []compute.Buffer{x}, saved: make([][]compute.Buffer, n), host: make([]hosted, n), coming: make([]func() error, n),
-		away: func(i int) bool { return offload && i < last && t.keep[i] == keepNothing }}
+	return &kept{dev: t.base.dev, inputs: []compute.Buffer{x}, saved: make([][]compute.Buffer, n), host: make([][]hosted, n), coming: make([]func() error, n),
+		away: func(i int) bool { return offload && i < last && t.keep[i] != keepResiduals }}
 }
 
 // stow begins layer i's input's way to the host, if it goes there, and ends that of
-// the layer before.
-func (k *kept) stow(i int) (err error) {
+// what the layer before the last one keeps.
+func (k *kept) stow(i int) error {
 	if k.away(i) {
-		if k.host[i], err = k.dev.toHost(k.inputs[i]); err != nil {
+		if err := k.leave(i, k.inputs[i]); err != nil {
 			return err
 		}
 	}
-	if i == 0 || k.host[i-1] == nil {
-		return nil
+	if i > 1 {
+		return k.settleOne(i - 2)
 	}
-	if err := k.host[i-1].Wait(); err != nil {
-		return failure("copy a layer's input to the host", err)
-	}
-	k.release(i - 1)
 	return nil
 }
 
-// fetch makes sure that layer i's input is on the device and begins the way back of
-// the layer before, down to lowest.
+// stowSaved begins the way to the host of what layer i saved.
+func (k *kept) stowSaved(i int) error {
+	if !k.away(i) {
+		return nil
+	}
+	return k.leave(i, k.saved[i]...)
+}
+
+func (k *kept) leave(i int, bufs ...compute.Buffer) error {
+	for _, b := range bufs {
+		h, err := k.dev.toHost(b)
+		if err != nil {
+			return err
+		}
+		k.host[i] = append(k.host[i], h)
+	}
+	return nil
+}
+
+// settleOne frees on the device what layer i keeps, once it is on the host.
+func (k *kept) settleOne(i int) error {
+	if k.host[i] == nil || k.inputs[i] == nil {
+		return nil
+	}
+	for _, h := range k.host[i] {
+		if err := h.Wait(); err != nil {
+			return failure("copy what a layer keeps to the host", err)
+		}
+	}
+	k.release(i)
+	drop(k.saved[i]...)
+	k.saved[i] = nil
+	return nil
+}
+
+// settle ends all ways to the host.
+func (k *kept) settle() error {
+	for i := range k.host {
+		if err := k.settleOne(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch makes sure that what layer i keeps is on the device and begins the way back
+// for the layer before, down to lowest.
 func (k *kept) fetch(i, lowest int) error {
 	for j := i; j >= max(lowest, i-1); j-- {
 		if k.host[j] != nil {
-			x, there, err := k.host[j].Back()
-			if err != nil {
-				return failure("copy a layer's input back from the host", err)
+			if err := k.back(j); err != nil {
+				return failure("copy what a layer keeps back from the host", err)
 			}
-			k.host[j].Free()
-			k.inputs[j], k.host[j], k.coming[j] = x, nil, there
 		}
 		if j == i && k.coming[j] != nil {
 			if err := k.coming[j](); err != nil {
-				return failure("copy a layer's input back from the host", err)
+				return failure("copy what a layer keeps back from the host", err)
 			}
 			k.coming[j] = nil
 		}
 	}
+	return nil
+}
+
+// back begins layer i's way back. Copies are made in order: the last says when all are there.
+func (k *kept) back(i int) error {
+	for n, h := range k.host[i] {
+		b, there, err := h.Back()
+		if err != nil {
+			return err
+		}
+		h.Free()
+		k.coming[i] = there
+		if n == 0 {
+			k.inputs[i] = b
+		} else {
+			k.saved[i] = append(k.saved[i], b)
+		}
+	}
+	k.host[i] = nil
 	return nil
 }
 
@@ -115,8 +175,8 @@ func (k *kept) free() {
 	for _, s := range k.saved {
 		drop(s...)
 	}
-	for _, h := range k.host {
-		if h != nil {
+	for _, hs := range k.host {
+		for _, h := range hs {
 			h.Free()
 		}
 	}

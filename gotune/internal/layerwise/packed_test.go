@@ -49,15 +49,15 @@ func TestPackedFusedEqualsPlain(t *testing.T) {
 	}
 	want := gradientOf(t, newTrainer(t, plain, a, TrainOptions{}), bt)
 	fused := loadDir(t, dir, LoadOptions{})
-	for _, noBias := range []string{"", "there is none"} {
-		fused.choice = &attentionChoice{fused: plainFused{}, noBias: noBias}
-		if m := fused.geometryOf(bt); !m.fused || m.biased != (noBias == "") || m.biased != (m.slots == nil) {
-			t.Errorf("no bias %q: geometry %+v", noBias, m)
+	for _, no := range []map[string]string{nil, no(packedRagged), no(packedRagged, packedBias)} {
+		fused.choice = &attentionChoice{fused: plainFused{}, no: no}
+		if m := fused.geometryOf(bt); !m.fused || (m.ragged != nil) != (no == nil) || m.biased != (len(no) == 1) || (m.slots != nil) != (len(no) == 2) {
+			t.Errorf("no %v: geometry %+v", no, m)
 		}
 		for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Chunk: 100}} {
 			got := gradientOf(t, newTrainer(t, fused, a, o), bt)
 			for name, w := range want {
-				near(t, fmt.Sprintf("%q %+v %s", noBias, o, name), got[name], w, 1e-6, 1e-4)
+				near(t, fmt.Sprintf("no %v %+v %s", no, o, name), got[name], w, 1e-6, 1e-4)
 			}
 		}
 	}
@@ -69,18 +69,7 @@ func TestSlotsHoldEveryBatch(t *testing.T) {
 	shapes := map[string]bool{}
 	for range 300 {
 		const b, s = 4, 1024
-		var pieces [][]int
-		for range b {
-			var p []int
-			for left := s; left > 0; {
-				n := min(left, 1+rng.IntN(1+rng.IntN(s)))
-				p, left = append(p, n), left-n
-				if rng.IntN(12) == 0 {
-					break
-				}
-			}
-			pieces = append(pieces, p)
-		}
+		pieces := randomPieces(rng, b, s)
 		bt := packedRows(t, 100, s, pieces...)
 		sl := slotsOf(bt)
 		shapes[sl.key()] = true
@@ -111,4 +100,63 @@ func TestSlotsHoldEveryBatch(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Every token of a batch lies in one document's place, whole documents in their rows'
+// length.
+func TestRaggedHoldsEveryBatch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	layouts := map[string]bool{}
+	for range 300 {
+		const b, s, q, k = 4, 1024, 64, 16
+		bt := packedRows(t, 100, s, randomPieces(rng, b, s)...)
+		r := raggedOf(bt, q, k)
+		layouts[r.key()] = true
+		room := r.rows * r.documents
+		lengths, qs, ks := r.places[:room], r.places[room:2*room+r.rows], r.places[2*room+r.rows:]
+		if r.rows*r.length != b*s || r.documents < 2 || len(qs) != room+r.rows || len(ks) != len(qs) {
+			t.Fatalf("%s of %d places", r.key(), len(r.places))
+		}
+		at := 0
+		for i := range qs {
+			if int(qs[i]) != at*q || int(ks[i]) != at*k {
+				t.Fatalf("document %d begins at %d and %d, want token %d", i, qs[i], ks[i], at)
+			}
+			if i >= room {
+				continue
+			}
+			n := int(lengths[i])
+			if n > r.length || n > 0 && at/s != (at+n-1)/s {
+				t.Fatalf("document %d has %d tokens from %d in rows of %d", i, n, at, r.length)
+			}
+			for j := at + 1; j < at+n; j++ {
+				if bt.Segments[j] != bt.Segments[at] {
+					t.Fatalf("token %d is of another document than token %d", j, at)
+				}
+			}
+			at += n
+		}
+		if at != b*s {
+			t.Fatalf("%d tokens have a place, want %d", at, b*s)
+		}
+	}
+	if len(layouts) > 16 {
+		t.Errorf("%d layouts for one shape of batch, want few: %v", len(layouts), layouts)
+	}
+}
+
+// randomPieces are rows of documents, a few of them padded.
+func randomPieces(rng *rand.Rand, b, s int) (pieces [][]int) {
+	for range b {
+		var p []int
+		for left := s; left > 0; {
+			n := min(left, 1+rng.IntN(1+rng.IntN(s)))
+			p, left = append(p, n), left-n
+			if rng.IntN(12) == 0 {
+				break
+			}
+		}
+		pieces = append(pieces, p)
+	}
+	return pieces
 }

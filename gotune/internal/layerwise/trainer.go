@@ -38,6 +38,10 @@ type TrainOptions struct {
 	// last, that keep their residuals all the same, as memory allows; more than there are
 	// means all.
 	Kept int
+	// KeepAttention has layers that are computed again keep their attention's output and
+	// the residual stream behind it, too, where they keep their input: neither attention nor
+	// the output projection is then computed again.
+	KeepAttention bool
 	// Chunk is the number of tokens that a layer which is computed again takes at a time
 	// where it can; 0 takes all at once, in one program. A number that is not less than
 	// the batch's takes them at once in the programs of chunks, each of which has a part
@@ -282,6 +286,9 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 			return err
 		}
 		k.inputs, k.saved[i] = append(k.inputs, y), r
+		if err := k.stowSaved(i); err != nil {
+			return err
+		}
 	}
 	last := k.inputs[len(b.layers)]
 	loss, dy, err := b.newHeadRun(m, md, packed, last, supervised).forwardBackward()
@@ -300,9 +307,8 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 
 // forward runs layer i as its memory policy says.
 func (t *Trainer) forward(i int, c *passContext, x compute.Buffer) (y compute.Buffer, saved []compute.Buffer, err error) {
-	if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing {
-		y, err = t.base.chunked(i, c, t.ad, t.opt.Dropout, n).forward(x)
-		return y, nil, err
+	if n := t.opt.Chunk; n > 0 && t.keep[i] != keepResiduals {
+		return t.base.chunked(i, c, t.ad, t.opt.Dropout, n).forward(x, t.keep[i])
 	}
 	return t.base.forwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], x)
 }
@@ -315,6 +321,10 @@ func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buf
 	for t.zeros[lowest] == nil {
 		lowest++
 	}
+	if err := k.settle(); err != nil {
+		drop(dy)
+		return err
+	}
 	sums := make([]compute.Buffer, len(b.layers))
 	for i := len(b.layers) - 1; i >= lowest; i-- {
 		if err := k.fetch(i, lowest); err != nil {
@@ -324,8 +334,8 @@ func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buf
 		}
 		before := g.sums[i]
 		var dx, sum compute.Buffer
-		if n := t.opt.Chunk; n > 0 && t.keep[i] == keepNothing {
-			dx, sum, err = b.chunked(i, c, t.ad, t.opt.Dropout, n).backward(k.inputs[i], dy, before, g.shared)
+		if n := t.opt.Chunk; n > 0 && t.keep[i] != keepResiduals {
+			dx, sum, err = b.chunked(i, c, t.ad, t.opt.Dropout, n).backward(k.inputs[i], dy, before, g.shared, k.saved[i])
 		} else {
 			dx, sum, err = b.backwardLayer(i, c, t.ad, t.opt.Dropout, t.keep[i], k.inputs[i], dy, before, g.shared, k.saved[i])
 		}

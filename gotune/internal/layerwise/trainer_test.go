@@ -137,9 +137,10 @@ func TestDropoutGradient(t *testing.T) {
 	a := loadAdapter(t, "lora", "gqa_all")
 	var first map[string][]float32
 	for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Kept: 1}, {Memory: MemoryRecompute, Kept: 99},
-		{Memory: MemoryOffload}, {Memory: MemoryOffload, Kept: 1}, {Memory: MemoryRecompute, Chunk: 7}, {Memory: MemoryOffload, Chunk: 16}} {
+		{Memory: MemoryOffload}, {Memory: MemoryOffload, Kept: 1}, {Memory: MemoryRecompute, Chunk: 7}, {Memory: MemoryOffload, Chunk: 16},
+		{Memory: MemoryRecompute, KeepAttention: true}, {Memory: MemoryOffload, KeepAttention: true, Chunk: 7}} {
 		o.Dropout, o.Seed = 0.3, 5
-		memory := fmt.Sprint(o.Memory, " kept ", o.Kept, " chunk ", o.Chunk)
+		memory := fmt.Sprint(o.Memory, " kept ", o.Kept, " chunk ", o.Chunk, " attention ", o.KeepAttention)
 		tr := newTrainer(t, b, a, o)
 		grad := gradientOf(t, tr, bt)
 		if first == nil {

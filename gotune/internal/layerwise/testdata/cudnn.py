@@ -11,23 +11,29 @@ cudnn.check_compute_capability = lambda wanted: True
 cudnn.is_cuda_compute_capability_equal = lambda wanted: False
 cudnn.should_export_dbias = lambda *shapes: False  # as JAX 0.5 does for a bias that heads share
 
+DOCUMENTS = 6  # a row, where there are several
 
-def calls(b, s, h, k, d, dtype, with_bias):
+
+def calls(b, s, h, k, d, dtype, mask):
     q, kv = (jax.ShapeDtypeStruct((b, s, n, d), dtype) for n in (h, k))
     bias = jax.ShapeDtypeStruct((b, 1, s, s), dtype)
+    lengths, begins = (jax.ShapeDtypeStruct((b, n), jnp.int32) for n in (DOCUMENTS, DOCUMENTS + 1))
 
-    def both(q, k, v, bias, do):
-        attend = lambda q, k, v: cudnn.dot_product_attention(
-            q, k, v, bias=bias if with_bias else None, mask_type=cudnn.MaskType.CAUSAL, scale=1 / d**0.5)
-        o, gradient = jax.vjp(attend, q, k, v)
+    def both(q, k, v, bias, lengths, begins, do):
+        how = {
+            "whole": dict(mask_type=cudnn.MaskType.CAUSAL),
+            "bias": dict(mask_type=cudnn.MaskType.CAUSAL, bias=bias),
+            "ragged": dict(mask_type=cudnn.MaskType.PADDING_CAUSAL, q_seqlen=lengths, kv_seqlen=lengths, q_offsets=begins, kv_offsets=begins),
+        }[mask]
+        o, gradient = jax.vjp(lambda q, k, v: cudnn.dot_product_attention(q, k, v, scale=1 / d**0.5, **how), q, k, v)
         return o, *gradient(do)
 
-    text = jax.jit(both).trace(q, kv, kv, bias, q).lower(lowering_platforms=("cuda",)).as_text()
+    text = jax.jit(both).trace(q, kv, kv, bias, lengths, begins, q).lower(lowering_platforms=("cuda",)).as_text()
     for line in text.splitlines():
         if "custom_call" in line:
-            print(b, s, h, k, d, jnp.dtype(dtype).name, with_bias, line.strip(), sep="\t")
+            print(b, s, h, k, d, jnp.dtype(dtype).name, mask, line.strip(), sep="\t")
 
 
 for case in (4, 1024, 32, 32, 128, jnp.bfloat16), (2, 96, 8, 2, 64, jnp.float16):
-    for with_bias in False, True:
-        calls(*case, with_bias)
+    for mask in "whole", "bias", "ragged":
+        calls(*case, mask)
