@@ -1,36 +1,14 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune"
 )
-
-// A device that is not there is told apart from one that fails.
-func TestNoGPU(t *testing.T) {
-	if gpus, err := cuda.Devices(); err == nil && len(gpus) > 0 {
-		t.Skipf("this machine has %s: the test is about one without a GPU", gpus[0].Name)
-	}
-	startEngine(t)
-	m := testBase
-	m.Device = "xla:cuda"
-	_, err := m.Load()
-	if !errors.Is(err, gotune.ErrNotFound) {
-		t.Fatalf("load on a GPU that is not there: %v, want not found", err)
-	}
-	for _, s := range []string{`load model "base"`, "xla:cuda", "hint:", "Device"} {
-		if !strings.Contains(err.Error(), s) {
-			t.Errorf("%v\nlacks %q", err, s)
-		}
-	}
-	t.Log(err)
-}
 
 // What is in a text column without an end: refused (TestBadInput), but with
 // Parity it trains, as the original did, and says what it repeats.

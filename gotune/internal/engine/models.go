@@ -24,6 +24,7 @@ import (
 // tokenizer, and its weights on the device.
 type model struct {
 	config   gotune.Model
+	held     gotune.Quantization // how the weights are held, see heldQuantization
 	info     gotune.ModelInfo
 	files    *checkpoint.Checkpoint
 	tok      *token.Tokenizer
@@ -90,6 +91,9 @@ func (c *call) loadInto(l *model) error {
 	if l.files, err = checkpoint.Open(dir); err != nil {
 		return modelError(m, err)
 	}
+	if l.held, err = heldQuantization(m, l.files); err != nil {
+		return modelError(m, err)
+	}
 	if err = l.readTokenizer(dir); err != nil {
 		return modelError(m, err)
 	}
@@ -109,7 +113,7 @@ func (c *call) loadInto(l *model) error {
 	}
 	o := layerwise.LoadOptions{Quant: m.Quant.Type, DoubleQuant: m.Quant.DoubleQuant, BlockSize: m.Quant.BlockSize, ComputeDType: dtype}
 	l.base, err = layerwise.Load(c, be, l.files, o, func(p layerwise.Progress) {
-		c.progress(wire.Progress{Task: loadTask(m), Done: p.Done, Total: p.Total, Unit: "bytes", Note: p.Tensor})
+		c.progress(wire.Progress{Task: l.loadTask(), Done: p.Done, Total: p.Total, Unit: "bytes", Note: p.Tensor})
 	})
 	if err != nil {
 		return modelError(m, err)
@@ -119,11 +123,38 @@ func (c *call) loadInto(l *model) error {
 	return nil
 }
 
-func loadTask(m gotune.Model) string {
-	if m.Quant.Type == "none" {
+// heldQuantization is how a model's weights are held: as its config says, or as
+// bitsandbytes packed them, for a checkpoint that comes packed. Type "nf4" is the
+// default, so it stands for either; another that the checkpoint doesn't have is a
+// wish that can't be met.
+func heldQuantization(m gotune.Model, files *checkpoint.Checkpoint) (gotune.Quantization, error) {
+	q, packed := m.Quant, files.Config.Quantization
+	if packed == nil {
+		return q, nil
+	}
+	if q.Type != packed.Type && q.Type != "nf4" {
+		return q, &gotune.Error{Kind: gotune.KindInvalid, Found: "a checkpoint that bitsandbytes has quantized to " + packed.Type + " already (quantization_config in config.json)",
+			Wanted: "weights that can be held as Quant.Type " + quote(q.Type), Next: "leave Quant.Type out to take them as they are, or take the model's unquantized version"}
+	}
+	q.Type, q.DoubleQuant = packed.Type, packed.DoubleQuant
+	for _, name := range files.Names() {
+		t, ok, err := files.Quantized(name)
+		if err != nil {
+			return q, err
+		}
+		if ok {
+			q.BlockSize = t.BlockSize
+			break
+		}
+	}
+	return q, nil
+}
+
+func (l *model) loadTask() string {
+	if l.held.Type == "none" || l.files.Config.Quantization != nil {
 		return "load"
 	}
-	return "load and quantize to " + m.Quant.Type
+	return "load and quantize to " + l.held.Type
 }
 
 // readTokenizer reads the tokenizer and the chat template, and holds the
@@ -151,6 +182,7 @@ func (l *model) describe(dir, commit, backendName, dtype string) {
 		IntermediateSize: c.IntermediateSize, Heads: c.NumHeads, KVHeads: c.NumKVHeads, HeadDim: c.HeadDim, VocabSize: c.VocabSize, MaxPositions: c.MaxPositions,
 		Params: c.Parameters(), DiskBytes: l.files.Bytes(), DeviceBytes: l.base.Bytes(), Backend: backendName, ComputeDType: dtype,
 		Tokenizer: l.tokenizerInfo()}
+	l.info.Model.Quant = l.held
 	row := map[string]int{}
 	for _, t := range l.base.Tensors() {
 		name := layerNumber.ReplaceAllString(t.Name, ".layers.*.")
@@ -160,7 +192,7 @@ func (l *model) describe(dir, commit, backendName, dtype string) {
 			row[name] = i
 			held := t.DType
 			if t.Quantized {
-				held = fmt.Sprintf("%s/%d", t.DType, l.config.Quant.BlockSize)
+				held = fmt.Sprintf("%s/%d", t.DType, l.held.BlockSize)
 			}
 			stored := ""
 			if spec, err := l.files.Tensor(t.Name); err == nil {
