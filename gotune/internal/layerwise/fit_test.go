@@ -122,7 +122,7 @@ func TestFitCountsResiduals(t *testing.T) {
 // The rows of their own that packed documents have for fused attention are counted.
 func TestFitCountsSlots(t *testing.T) {
 	b := deeper(loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{}), 2)
-	b.choice = &attentionChoice{fused: plainFused{}, noBias: "none"}
+	b.choice = &attentionChoice{fused: plainFused{}, no: no(packedRagged, packedBias)}
 	a := randomAdapter(t, b, "q_proj", "v_proj")
 	of := func(pieces ...[]int) *Fit {
 		f, err := newTrainer(t, b, a, TrainOptions{Memory: MemorySave}).Fit([]*batch.Batch{packedRows(t, b.cfg.VocabSize, 256, pieces...)}, nil)

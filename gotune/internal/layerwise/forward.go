@@ -20,8 +20,8 @@ const (
 )
 
 // passContext is what all layers of one pass share, made by the embedding program.
-// Fused attention has a bias only where the geometry says so; where it has slots,
-// their places stand for it.
+// Fused attention has a bias only where the geometry says so; documents' places may
+// stand for it.
 type passContext struct {
 	geometry
 	cos, sin, bias, keys compute.Buffer
@@ -112,6 +112,9 @@ func (b *Base) attentionGraph(m geometry, bias *Node) *attention {
 	if m.fused {
 		a.fused = b.attention().fused
 	}
+	if r := m.ragged; r != nil {
+		a.b, a.s = r.rows, r.length
+	}
 	return a
 }
 
@@ -184,9 +187,9 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 		return nil, nil, err
 	}
 	c = &passContext{geometry: m, cos: out[1], sin: out[2], keys: out[3]}
-	switch {
-	case m.slots != nil:
-		if c.bias, err = b.dev.upload(m.slots.places, dtypes.Int32, len(m.slots.places)); err != nil {
+	switch places := m.places(); {
+	case places != nil:
+		if c.bias, err = b.dev.upload(places, dtypes.Int32, len(places)); err != nil {
 			drop(out...)
 			return nil, nil, err
 		}
