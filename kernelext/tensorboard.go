@@ -310,7 +310,8 @@ const boardHTML = `<p style="margin:0 0 4px">TensorBoard of {DIR}: <a id="{ID}-l
   } else if (proxy) {
     url = new URL(proxy, at);
   } else if (["localhost", "127.0.0.1", "[::1]"].includes(at.hostname) || at.protocol === "file:" || at.protocol.startsWith("vscode")) {
-    url = new URL("http://localhost:" + port + "/");
+    // Of the page's own host: from another one, browsers that block third-party storage keep TensorBoard from working.
+    url = new URL("http://" + (at.hostname === "127.0.0.1" ? at.hostname : "localhost") + ":" + port + "/");
   } else {
     const config = document.getElementById("jupyter-config-data");
     const base = config ? JSON.parse(config.textContent).baseUrl || "/" : "/";
