@@ -70,16 +70,19 @@ func all(ctx context.Context, args []string) error {
 	add("check plain", self, "check", "-model", two, "-dtype", "bfloat16", "-attention", "plain", "-reference", *ref)
 	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", *ref)
 	add("check offload", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-chunk", "128", "-reference", *ref)
+	add("check attention kept", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-keep-attention", "-reference", *ref)
 	add("load", self, "load", "-model", whole)
 	add("train", self, "train", "-model", whole, "-lengths", *lengths)
 	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
 	add("train resident", self, "train", "-model", whole, "-resident", "16", "-lengths", "1024", "-memory", "save")
 	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
-		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024", "-memory", "recompute,auto")
+		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-attention", "plain", "-lengths", "1024", "-memory", "recompute,auto")
 		jobs[len(jobs)-1].env = []string{fmt.Sprintf("%s=%.4f", backend.EnvMemoryFraction, t4Bytes/float64(d[0].TotalBytes))}
 	}
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
+		// A pool taken at the start: fragments of one that grows add to the account of it.
+		add("train lean", self, "train", "-model", whole, "-pool", "14.5", "-double", "-lengths", *lengths, "-memory", "offload")
 		add("longest", self, "longest", "-model", whole, "-pool", "14.5", "-double", "-steps", "1")
 	}
 	add("packed", self, "packed", "-model", whole)
