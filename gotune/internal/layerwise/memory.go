@@ -180,4 +180,9 @@ func (k *kept) free() {
 			h.Free()
 		}
 	}
+	for _, there := range k.coming {
+		if there != nil {
+			_ = there() // an error ended the pass already
+		}
+	}
 }
