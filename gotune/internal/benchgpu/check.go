@@ -126,8 +126,9 @@ func reference(ctx context.Context, args []string) error {
 var tolerance = map[string]float64{"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 
 // fp8Tolerance is that of steps with products in 8-bit floats, whose roundings are 16
-// times bfloat16's: two layers of them are off by about 0.06 to 0.12.
-const fp8Tolerance = 0.2
+// times bfloat16's: two random layers of 7B shape are off by 0.19 to 0.31. What matters,
+// that a run learns the same, is tested on a real model (package engine).
+const fp8Tolerance = 0.4
 
 const fp8Usage = "products with the base in 8-bit floats: forward, both; nothing for none"
 

@@ -32,7 +32,9 @@ type Base struct {
 	extra       int64            // device bytes of resident unpacked weights
 	unpackers   int              // trainers that asked for them
 	eightBytes  int64            // device bytes of the weights in 8-bit floats
-	eightUsers  int              // trainers that asked for them
+	turnedBytes int64            // and of their transposes
+	eightUsers  int              // trainers that asked for the former
+	turners     int              // and for the latter
 	headBytes   int              // bound of one chunk of the loss
 	choice      *attentionChoice // nil until the first batch
 	freed       bool
@@ -48,7 +50,7 @@ func (b *Base) Tensors() []TensorInfo { return b.table }
 func (b *Base) Bytes() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.bytes + b.extra + b.eightBytes
+	return b.bytes + b.extra + b.eightBytes + b.turnedBytes
 }
 
 // Resident reports the bytes of unpacked 4-bit layers kept on the device, 0 when
@@ -76,7 +78,7 @@ func (b *Base) Free() {
 	if b.head != b.embed {
 		drop(b.head)
 	}
-	b.bytes, b.extra, b.eightBytes = 0, 0, 0
+	b.bytes, b.extra, b.eightBytes, b.turnedBytes = 0, 0, 0, 0
 }
 
 // fingerprintEnd ends a fingerprint.

@@ -115,7 +115,7 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 	}
 	layers := len(b.layers)
 	f := &Fit{Batch: largest.B, Length: largest.S, Tokens: largest.B * largest.S, Memory: o.Memory, Layers: layers, Chunk: o.Chunk, KeepAttention: o.KeepAttention,
-		Weights: b.bytes + b.extra + b.eightBytes, Unpacked: b.extra, Float8: b.eightBytes, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
+		Weights: b.bytes + b.extra + b.eightBytes + b.turnedBytes, Unpacked: b.extra, Float8: b.eightBytes + b.turnedBytes, Adapter: t.ad.Bytes(), Optimizer: 2 * t.ad.Bytes()}
 	for _, k := range o.keeps(layers) {
 		if k == keepResiduals {
 			f.Kept++

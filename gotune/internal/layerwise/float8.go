@@ -3,10 +3,12 @@ package layerwise
 import (
 	"fmt"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 
 	"github.com/gotune/gotune/gotune/internal/backend"
+	"github.com/gotune/gotune/gotune/internal/batch"
 )
 
 // With TrainOptions.FP8 the products of a training step with the frozen base take 8-bit
@@ -21,7 +23,7 @@ import (
 // and cuBLASLt takes one for a tensor.
 //
 // Weights are rounded once, from their unpacked values, and stay on the device while a
-// trainer asks for them: a byte each beside the 4-bit codes. An activation's scale is
+// trainer asks for them: a byte each beside the 4-bit codes, two with their transposes. An activation's scale is
 // made of its own largest value in the same program. In the graph a product is that of
 // 8-bit values converted to the compute dtype and scaled; XLA makes cuBLASLt's FP8
 // product of that pattern, and on a CPU computes it as it is written. Nothing saturates
@@ -80,26 +82,65 @@ func throughFloat8(x *Node) *Node {
 // A program's inputs and results can't be 8-bit floats (package cuda): weights are kept
 // as their bytes, which cuda reads as the values.
 
-// eightBits is a matrix in 8-bit floats inside a graph.
+// eightBits are rows of a matrix in 8-bit floats inside a graph.
 type eightBits struct {
-	bytes *Node // u8 [Σ out, in]
-	scale *Node // f32 scalar
+	row, n int   // which of the matrix's
+	bytes  *Node // u8 [n, in]
+	scale  *Node // f32 scalar
+	turned *Node // bytes' transpose u8 [in, n], or nil
 }
 
-// rows are n rows from the row on, in dt.
-func (e *eightBits) rows(row, n int, dt dtypes.DType) *Node {
-	q := e.bytes
-	if n < q.Shape().Dim(0) {
-		q = Slice(q, AxisRange(row, row+n))
+// values are the rows in dt, of bytes as they are or turned.
+func (e *eightBits) values(bytes *Node, dt dtypes.DType) *Node {
+	return scaledBack(ConvertDType(bytes, dtypes.F8E4M3FN), e.scale, dt)
+}
+
+// float8Parts cuts a group into what is kept in 8-bit floats as matrices of their own:
+// query, key and value, whose products are made one by one where they have adapters,
+// for XLA makes no 8-bit product of rows that are cut out of a matrix; other groups stay
+// whole, and an adapter's part is added to its columns.
+func (s *groupSpec) float8Parts() (out []eightBits) {
+	row := 0
+	for _, p := range s.parts {
+		if p.proj == "q_proj" || p.proj == "k_proj" || p.proj == "v_proj" || row == 0 {
+			out = append(out, eightBits{row: row, n: p.out})
+		} else {
+			out[len(out)-1].n += p.out
+		}
+		row += p.out
 	}
-	return scaledBack(ConvertDType(q, dtypes.F8E4M3FN), e.scale, dt)
+	return out
 }
 
-// readFloat8 gives each matrix its 8-bit form from the layer's last inputs, as
-// layerWeights.eight has them.
+// float8Inputs are a layer's matrices in 8-bit floats as programs of a mode take them:
+// bytes and scale of each part, then their transposes.
+func (w *layerWeights) float8Inputs(mode string) []compute.Buffer {
+	switch mode {
+	case FP8Off:
+		return nil
+	case FP8Both:
+		return append(w.eight[:len(w.eight):len(w.eight)], w.turned...)
+	}
+	return w.eight
+}
+
+// readFloat8 gives each matrix its 8-bit form from such inputs.
 func readFloat8(ms []matrix, in []*Node) {
+	all := 0
 	for i := range ms {
-		ms[i].eight = &eightBits{bytes: in[2*i], scale: in[2*i+1]}
+		ms[i].eight = ms[i].spec.float8Parts()
+		all += len(ms[i].eight)
+	}
+	at := 0
+	for i := range ms {
+		for k := range ms[i].eight {
+			e := &ms[i].eight[k]
+			e.bytes, e.scale = in[2*at], in[2*at+1]
+			if len(in) == 3*all {
+				e.turned = in[2*all+at]
+			}
+			at++
+		}
 	}
 }
 
@@ -112,24 +153,49 @@ func (l *linears) operand(x *Node) *Node {
 	return throughFloat8(x)
 }
 
-// product is x·Wᵀ for n rows of a matrix from the row on, x as operand returns it.
+// product is x·Wᵀ for n rows of a matrix from the row on, x as operand returns it. In
+// 8-bit floats those are whole parts of the matrix.
 func (l *linears) product(x *Node, m matrix, row, n int) *Node {
-	if m.eight != nil {
-		return linearNT(x, m.eight.rows(row, n, x.DType()))
+	if m.eight == nil {
+		w := m.w
+		if n < m.spec.out() {
+			w = Slice(w, AxisRange(row, row+n))
+		}
+		return linearNT(x, w)
 	}
-	w := m.w
-	if n < m.spec.out() {
-		w = Slice(w, AxisRange(row, row+n))
+	var ys []*Node
+	for _, e := range m.eight {
+		if e.row >= row && e.row+e.n <= row+n {
+			ys = append(ys, linearNT(x, e.values(e.bytes, x.DType())))
+		}
 	}
-	return linearNT(x, w)
+	return joinColumns(ys)
 }
 
+// apart says whether the products of a matrix's projections are made one by one where
+// one of them has an adapter.
+func (m *matrix) apart() bool { return len(m.eight) != 1 }
+
 // productBack is dy·W.
-func (l *linears) productBack(dy *Node, m matrix) *Node {
-	if m.eight != nil && l.eightBack {
-		return linearNN(throughFloat8(dy), m.eight.rows(0, m.spec.out(), dy.DType()))
+func (l *linears) productBack(dy *Node, m matrix) (dx *Node) {
+	if m.eight == nil || !l.eightBack {
+		return linearNN(dy, m.w)
 	}
-	return linearNN(dy, m.w)
+	for _, e := range m.eight {
+		d := throughFloat8(columns(dy, e.row, e.n))
+		var part *Node
+		if e.turned != nil {
+			part = linearNT(d, e.values(e.turned, dy.DType()))
+		} else {
+			part = linearNN(d, e.values(e.bytes, dy.DType()))
+		}
+		if dx == nil {
+			dx = part
+		} else {
+			dx = Add(dx, part)
+		}
+	}
+	return dx
 }
 
 // hasFloat8 returns an error where a device can't do a mode of TrainOptions.FP8.
@@ -149,7 +215,7 @@ func hasFloat8(info backend.Info, mode string) error {
 // call wants one of dropFloat8.
 func (b *Base) holdFloat8() (err error) {
 	b.eightUsers++
-	if b.eightBytes > 0 {
+	if b.eightUsers > 1 {
 		return nil
 	}
 	defer func() {
@@ -165,10 +231,13 @@ func (b *Base) holdFloat8() (err error) {
 			if g.bias {
 				in = in[:len(in)-1]
 			}
-			p, err := b.dev.program("float8 "+spec.key()+b.dt.String(), spec.shapes(), func(_ *Graph, in []*Node) []*Node {
+			p, err := b.dev.program("float8 "+spec.key()+b.dt.String(), spec.shapes(), func(_ *Graph, in []*Node) (out []*Node) {
 				m, _ := spec.read(in, dtypes.Float32)
-				q, scale := float8(m.w, b.dt)
-				return []*Node{ConvertDType(q, dtypes.Uint8), scale}
+				for _, e := range spec.float8Parts() {
+					q, scale := float8(Slice(m.w, AxisRange(e.row, e.row+e.n)), b.dt)
+					out = append(out, ConvertDType(q, dtypes.Uint8), scale)
+				}
+				return out
 			})
 			if err != nil {
 				return err
@@ -194,4 +263,73 @@ func (b *Base) dropFloat8() {
 		l.eight = nil
 	}
 	b.eightBytes = 0
+}
+
+// Gradients' products want the transposes of what the forward pass's want: cuBLASLt
+// multiplies 8-bit floats along the last axis of both operands. Where there is room, as
+// for unpacked layers, they are kept; else XLA makes them in each call.
+
+// turnAll keeps the transposes of all 8-bit matrices.
+func (b *Base) turnAll() error {
+	for _, l := range b.layers {
+		for i := 0; i < len(l.eight); i += 2 {
+			in := l.eight[i : i+1]
+			sh, err := shapesOf(in)
+			if err != nil {
+				return err
+			}
+			p, err := b.dev.program("transpose bytes", sh, func(_ *Graph, in []*Node) []*Node { return []*Node{Transpose(in[0], 0, 1)} })
+			if err != nil {
+				return err
+			}
+			out, err := p.run(in)
+			if err != nil {
+				return err
+			}
+			l.turned = append(l.turned, out...)
+		}
+	}
+	b.turnedBytes = b.eightBytes
+	return nil
+}
+
+// unturn frees what turnAll made.
+func (b *Base) unturn() {
+	for _, l := range b.layers {
+		drop(l.turned...)
+		l.turned = nil
+	}
+	b.turnedBytes = 0
+}
+
+// turn keeps transposes for this trainer's life if the device has room to spare. base.mu
+// is held.
+func (t *Trainer) turn(micro []*batch.Batch) error {
+	b := t.base
+	if t.turned {
+		return nil
+	}
+	if b.turners == 0 {
+		if !t.spare(b.eightBytes, micro) {
+			return nil
+		}
+		if err := b.turnAll(); err != nil {
+			b.unturn()
+			return err
+		}
+	}
+	t.turned = true
+	b.turners++
+	return nil
+}
+
+// unturn undoes turn.
+func (t *Trainer) unturn() {
+	if !t.turned {
+		return
+	}
+	t.turned = false
+	if t.base.turners--; t.base.turners == 0 && !t.base.freed {
+		t.base.unturn()
+	}
 }

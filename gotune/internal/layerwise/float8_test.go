@@ -106,7 +106,7 @@ func TestFloat8NotFinite(t *testing.T) {
 // float8Step is one step's loss, its gradient, and the loss of evaluation.
 type float8Step struct {
 	loss, eval float64
-	gradient   []float32
+	gradient   map[string][]float32 // of each tensor of the adapter
 }
 
 func takeFloat8Step(t *testing.T, b *Base, a *lora.Adapter, o TrainOptions) (s float8Step) {
@@ -131,18 +131,23 @@ func takeFloat8Step(t *testing.T, b *Base, a *lora.Adapter, o TrainOptions) (s f
 	for i := range first {
 		first[i] /= 1 - beta1
 	}
-	return float8Step{r.Loss, sum / float64(n), first}
+	s = float8Step{r.Loss, sum / float64(n), map[string][]float32{}}
+	tr.ad.layout.each(b.cfg, func(name string, shape []int, at int) { s.gradient[name] = first[at : at+product(shape)] })
+	return s
 }
 
-// off is ‖got − want‖ / ‖want‖.
-func off(got, want []float32) float64 {
-	var d, n float64
-	for i := range want {
-		e := float64(got[i]) - float64(want[i])
-		d += e * e
-		n += float64(want[i]) * float64(want[i])
+// off is the largest ‖got − want‖ / ‖want‖ of a tensor.
+func off(got, want map[string][]float32) (worst float64) {
+	for name := range want {
+		var d, n float64
+		for i, w := range want[name] {
+			e := float64(got[name][i]) - float64(w)
+			d += e * e
+			n += float64(w) * float64(w)
+		}
+		worst = math.Max(worst, math.Sqrt(d/n))
 	}
-	return math.Sqrt(d / n)
+	return worst
 }
 
 // float8Config is a model of two layers.
@@ -151,10 +156,10 @@ const float8Config = `{"architectures":["LlamaForCausalLM"],"model_type":"llama"
 "max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":false,"torch_dtype":"float32",
 "bos_token_id":1,"eos_token_id":2}`
 
-// float8Bound is what loss and gradient of these two layers may be off by, relative to
-// float32 on the same 4-bit weights: seen are 0.0004, 0.08 forward and 0.11 both ways.
-// A scale that is off by 2 in one matrix gives 0.3 and more.
-const float8Bound = 0.16
+// float8Bound is what the gradient of a tensor of these two layers may be off by,
+// relative to float32 on the same 4-bit weights: seen is 0.136. A scale that is off by 2
+// in one matrix gives 0.7 and more.
+const float8Bound = 0.25
 
 // A step with products in 8-bit floats is near one without, by every memory policy,
 // with few and all projections adapted; evaluation stays as it was, and the memory
@@ -189,11 +194,11 @@ func TestFloat8Steps(t *testing.T) {
 // The bound finds a wrong scale in any one matrix.
 func TestFloat8BoundFindsAWrongScale(t *testing.T) {
 	b := loadDir(t, randomModel(t, float8Config), LoadOptions{Quant: QuantNF4})
-	a := randomAdapter(t, b, "q_proj", "v_proj")
+	a := randomAdapter(t, b, model.Projections...) // each scale is seen in a gradient
 	want := takeFloat8Step(t, b, a, TrainOptions{})
 	holder := newTrainer(t, b, a, TrainOptions{FP8: FP8Forward}) // so that the next trainer takes what is there
 	defer holder.Free()
-	for i := range b.layers[0].groups {
+	for i := range len(b.layers[0].eight) / 2 {
 		scale := &b.layers[0].eight[2*i+1]
 		right := *scale
 		v, err := download[float32](right, 1)
@@ -239,8 +244,29 @@ func TestFloat8IsShared(t *testing.T) {
 	if b.Bytes()-before != weights {
 		t.Error("given back while a trainer uses them")
 	}
+
+	// With room to spare their transposes stay, too; numbers are the same.
+	step := func() float64 {
+		r, err := second.Step([]*batch.Batch{randomBatch(2, 64, b.cfg.VocabSize)}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.GradNorm
+	}
+	want := step()
+	b.opt.ResidentBytes, b.dev.limit = 0, 1<<40 // as on a GPU
+	defer func() { b.dev.limit = 0 }()
+	if f, err = second.Choose([]*batch.Batch{randomBatch(2, 64, b.cfg.VocabSize)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if f.Float8 != 2*weights || b.Bytes()-before != 2*weights || f.Unpacked != 0 {
+		t.Errorf("with transposes the plan has %d bytes in 8-bit floats and %d unpacked, the model %d, want %d and none", f.Float8, f.Unpacked, b.Bytes()-before, 2*weights)
+	}
+	if got := step(); math.Abs(got-want) > 1e-4*want {
+		t.Errorf("gradient norm %g with transposes, %g without", got, want)
+	}
 	second.Free()
-	if b.Bytes() != before || b.layers[0].eight != nil {
+	if b.Bytes() != before || b.layers[0].eight != nil || b.layers[0].turned != nil {
 		t.Error("kept when nobody trains")
 	}
 }

@@ -53,6 +53,7 @@ type layerKind struct {
 	dropout float64
 	keep    keep
 	fp8     string // as passContext.fp8
+	turned  bool   // with transposes of 8-bit weights
 }
 
 func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
@@ -63,7 +64,7 @@ func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k kee
 func (k *layerKind) key() string {
 	key := fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
 	if k.fp8 != FP8Off {
-		key += " fp8 " + k.fp8
+		key += fmt.Sprintf(" fp8 %s turned %t", k.fp8, k.turned)
 	}
 	return key
 }
@@ -71,7 +72,7 @@ func (k *layerKind) key() string {
 // passKind is kind for a layer of a pass.
 func (b *Base) passKind(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep) layerKind {
 	kind := b.kind(i, c.geometry, ad, dropout, k)
-	kind.fp8 = c.fp8
+	kind.fp8, kind.turned = c.fp8, c.fp8 == FP8Both && b.layers[i].turned != nil
 	return kind
 }
 
@@ -138,11 +139,7 @@ func (b *Base) arguments(i int, c *passContext, ad *DeviceAdapter, own ...comput
 	if len(ad.specs(i)) > 0 {
 		in = append(in, ad.where[i], ad.flat)
 	}
-	in = append(in, b.layers[i].buffers()...)
-	if c.fp8 != FP8Off {
-		in = append(in, b.layers[i].eight...)
-	}
-	return in
+	return append(append(in, b.layers[i].buffers()...), b.layers[i].float8Inputs(c.fp8)...)
 }
 
 // call compiles (once) and runs a program for these arguments.

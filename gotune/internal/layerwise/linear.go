@@ -69,7 +69,7 @@ func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t 
 		}
 		// An adapter is added to its projection's own product, into whose memory XLA
 		// lets the second product write; cut out of a joined one it would be copied.
-		single := slices.ContainsFunc(m.spec.parts, func(p part) bool { return l.lora[p.proj] != nil })
+		single := m.apart() && slices.ContainsFunc(m.spec.parts, func(p part) bool { return l.lora[p.proj] != nil })
 		var whole *Node
 		if !single {
 			whole = l.product(op, m, 0, m.spec.out())

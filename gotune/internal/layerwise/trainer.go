@@ -110,6 +110,7 @@ type Trainer struct {
 	scale         lossScale
 	unpacked      bool // it asked for unpacked layers
 	float8        bool // it asked for the base in 8-bit floats
+	turned        bool // and for its transpose
 }
 
 var _ train.Stepper = (*Trainer)(nil)

@@ -21,13 +21,14 @@ func (t *Trainer) unpack(micro []*batch.Batch) error {
 	b := t.base
 	need := b.residentBytes()
 	switch {
-	case t.unpacked || need == 0 || b.opt.ResidentBytes < 0 || t.opt.FP8 == FP8Both: // nothing reads them then
+	case t.opt.FP8 == FP8Both: // reads no unpacked matrix but DoRA's
+		return t.turn(micro)
+	case t.unpacked || need == 0 || b.opt.ResidentBytes < 0:
 		return nil
 	case b.extra > 0 && b.unpackers == 0: // by the load options
 		return nil
 	case b.extra == 0:
-		inUse, limit := b.account()
-		if float64(inUse+need+t.estimate(micro)) > (1-unpackedSpare)*float64(limit) {
+		if !t.spare(need, micro) {
 			return nil // also on a CPU, which has no account: its load options decide
 		}
 		if err := b.unpackAll(); err != nil {
@@ -40,8 +41,16 @@ func (t *Trainer) unpack(micro []*batch.Batch) error {
 	return nil
 }
 
+// spare says whether the device has room for so many bytes beside a step that keeps all
+// residuals, and some to spare.
+func (t *Trainer) spare(need int64, micro []*batch.Batch) bool {
+	inUse, limit := t.base.account()
+	return float64(inUse+need+t.estimate(micro)) <= (1-unpackedSpare)*float64(limit)
+}
+
 // pack undoes unpack.
 func (t *Trainer) pack() {
+	t.unturn()
 	if !t.unpacked {
 		return
 	}
@@ -57,7 +66,7 @@ func (b *Base) account() (inUse, limit int64) {
 	if m, err := backend.Memory(b.norm.Backend()); err == nil && m.Limit > 0 {
 		return m.InUse, m.Limit
 	}
-	return b.bytes + b.extra, b.dev.limit
+	return b.bytes + b.extra + b.eightBytes + b.turnedBytes, b.dev.limit
 }
 
 // repack frees unpacked copies.

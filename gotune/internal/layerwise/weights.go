@@ -126,7 +126,7 @@ type layerWeights struct {
 	resident      []compute.Buffer // the layer's tensors with 4-bit matrices unpacked, or nil
 	residentSpecs []groupSpec
 	owned         []compute.Buffer // those of resident that are not also in groups
-	eight         []compute.Buffer // bytes and scale of each group in 8-bit floats (float8.go), or nil
+	eight, turned []compute.Buffer // in 8-bit floats (float8.go): bytes and scale of each part, their transposes; or nil
 	known         []groupSpec      // what specs returns, made once
 	key           string           // of known
 }
@@ -171,6 +171,7 @@ func (w *layerWeights) free() {
 	drop(w.norm1, w.norm2)
 	drop(w.owned...)
 	drop(w.eight...)
+	drop(w.turned...)
 	for _, g := range w.groups {
 		drop(g.bufs...)
 	}
@@ -179,9 +180,9 @@ func (w *layerWeights) free() {
 // matrix is a group inside a graph.
 type matrix struct {
 	spec  *groupSpec
-	w     *Node      // [Σ out, in], compute dtype
-	bias  *Node      // f32 [Σ out], or nil
-	eight *eightBits // w in 8-bit floats, which products take instead, or nil
+	w     *Node       // [Σ out, in], compute dtype
+	bias  *Node       // f32 [Σ out], or nil
+	eight []eightBits // w in 8-bit floats, which products take instead, or nil
 }
 
 // holds says whether m's rows are those of projs, in their order.
