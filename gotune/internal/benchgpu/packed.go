@@ -49,6 +49,7 @@ func packedSpeed(ctx context.Context, args []string) error {
 	count := fs.Int("documents", 1000, "documents")
 	steps := fs.Int("steps", 24, "steps of each kind")
 	memory := fs.String("memory", layerwise.MemorySave, "memory policy")
+	alone := fs.Bool("alone", false, "packed rows alone")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -62,11 +63,11 @@ func packedSpeed(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	padded, err := documentSpeed(ctx, ses, "padded", docs, *rows, *steps, *memory)
-	if err != nil {
+	packed, err := documentSpeed(ctx, ses, "packed", whole, *rows, *steps, *memory)
+	if err != nil || *alone {
 		return err
 	}
-	packed, err := documentSpeed(ctx, ses, "packed", whole, *rows, *steps, *memory)
+	padded, err := documentSpeed(ctx, ses, "padded", docs, *rows, *steps, *memory)
 	if err != nil {
 		return err
 	}

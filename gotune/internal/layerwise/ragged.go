@@ -8,10 +8,13 @@ import (
 )
 
 // ragged says where the documents of a packed batch lie, for fused attention that takes
-// documents of any lengths from one tensor of tokens. It sees the batch's T tokens as
-// rows of at least the longest document, since its log-sum-exp has a row of that length
-// for each document, and runs of padding as documents, so that every token has a result.
-// Numbers are rounded up to powers of two: a data set compiles few programs.
+// documents of any lengths from one tensor of tokens. Runs of padding are documents too,
+// so that every token has a result.
+//
+// Its log-sum-exp has a row for each document, of a length that holds the longest. So
+// where all documents are short the batch's T tokens are seen as more, shorter rows. There
+// is room for a document each raggedMean tokens, and for twice as many only where there
+// are more: a data set compiles few programs.
 type ragged struct {
 	rows, length int     // rows · length = T
 	documents    int     // in each row's share: room for rows · documents in all
@@ -22,6 +25,9 @@ type ragged struct {
 func (r *ragged) key() string {
 	return fmt.Sprintf("%dx%d of %d", r.rows*r.documents, r.length, r.rows)
 }
+
+// raggedMean is what documents are expected to be at least, on average.
+const raggedMean = 128
 
 // raggedOf lays a batch out whose documents are whole, for tokens of q and k elements.
 func raggedOf(bt *batch.Batch, q, k int) *ragged {
@@ -34,12 +40,11 @@ func raggedOf(bt *batch.Batch, q, k int) *ragged {
 		longest = max(longest, i+1-begins[len(begins)-1])
 	}
 	t, n := bt.B*bt.S, len(begins)
-	r := &ragged{length: max(fusedMinLength, powerOfTwo(longest))}
-	if t%r.length != 0 {
-		r.length = bt.S
+	r := &ragged{rows: bt.B, length: bt.S}
+	if quarter := bt.S / 4; bt.S%4 == 0 && quarter >= max(fusedMinLength, longest) {
+		r.rows, r.length = 4*bt.B, quarter
 	}
-	r.rows = t / r.length
-	r.documents = max(2, (powerOfTwo(n)+r.rows-1)/r.rows)
+	r.documents = max(2, (powerOfTwo(max(n, t/raggedMean))+r.rows-1)/r.rows)
 	room := r.rows * r.documents
 	r.places = make([]int32, room+2*(room+r.rows))
 	lengths, qs, ks := r.places[:room], r.places[room:2*room+r.rows], r.places[2*room+r.rows:]
