@@ -96,6 +96,8 @@ func (b *Base) attention() *attentionChoice {
 	for _, way := range []string{packedRagged, packedBias} {
 		if want := os.Getenv(EnvAttention); want != way && (want == packedBias || want == packedSlots) {
 			c.no[way] = EnvAttention + " is " + want
+		} else if way == packedBias && c.has(packedRagged) && b.cfg.SlidingWindow <= 0 {
+			c.no[way] = "not needed"
 		} else if err := b.proveFused(c.fused, way); err != nil {
 			c.no[way] = err.Error()
 		}
