@@ -70,8 +70,8 @@ func (s *socket) send(frames [][]byte) error {
 // front is the five sockets that clients connect to.
 type front struct{ shell, control, stdin, iopub, hb *socket }
 
-// listen opens the five sockets of a connection file.
-func (c *connection) listen(ctx context.Context) (*front, error) {
+// listen opens the five sockets of a connection file. Subscribers to iopub are greeted with what welcome says.
+func (c *connection) listen(ctx context.Context, welcome welcomeFunc) (*front, error) {
 	f := &front{}
 	for _, s := range []struct {
 		at   **socket
@@ -81,7 +81,7 @@ func (c *connection) listen(ctx context.Context) (*front, error) {
 		{&f.iopub, "iopub", c.IOPubPort}, {&f.hb, "heartbeat", c.HBPort}} {
 		z := zmq4.NewRouter(ctx, zmq4.WithLogger(quiet)) // for the heartbeat too: a ROUTER echoes with no state to get stuck in
 		if s.name == "iopub" {
-			z = zmq4.NewPub(ctx, zmq4.WithLogger(quiet))
+			z = zmq4.NewPub(withWelcome(ctx, welcome), zmq4.WithLogger(quiet))
 		}
 		if err := z.Listen(c.endpoint("safe", s.port)); err != nil {
 			return nil, fmt.Errorf("listen on the %s channel, %s: %w", s.name, c.endpoint("", s.port), err)

@@ -15,8 +15,13 @@ var errTooLarge = errors.New("message is larger than 256 MiB")
 // keeping it, to end a connection whose frame header claims more than maxMessage: zmq4 allocates what
 // the header says.
 type frameMeter struct {
+	heard func(body []byte) // told the messages of one short frame, as subscriptions are; may be nil
+	body  []byte            // of such a frame, as far as it has come
+
 	greeting int    // bytes of the greeting still to come
 	header   []byte // of the frame being read
+	alone    bool   // the frame whose body is being read is a message
+	more     bool   // and it is not the last of one
 	left     uint64 // bytes of the current body still to come
 	sum      uint64 // bytes of the current message so far
 }
@@ -30,6 +35,7 @@ func (m *frameMeter) feed(b []byte) error {
 			m.greeting, b = m.greeting-n, b[n:]
 		case m.left > 0:
 			n := min(m.left, uint64(len(b)))
+			m.listen(b[:n], m.left-n)
 			m.left, b = m.left-n, b[n:]
 		default:
 			m.header, b = append(m.header, b[0]), b[1:]
@@ -39,6 +45,17 @@ func (m *frameMeter) feed(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// listen gathers the body of a frame that is a short message by itself: neither a command nor of several frames.
+func (m *frameMeter) listen(b []byte, left uint64) {
+	if m.heard == nil || !m.alone {
+		return
+	}
+	if m.body = append(m.body, b...); left == 0 {
+		m.heard(m.body)
+		m.body = nil
+	}
 }
 
 // frame reads the header once it is complete: bit 0 of the flag says more frames follow, bit 1 that
@@ -56,7 +73,8 @@ func (m *frameMeter) frame() error {
 		return errTooLarge
 	}
 	m.sum += m.left
-	if more := m.header[0]&1 != 0; !more {
+	m.alone, m.body = m.header[0] == 0 && !m.more, nil
+	if m.more = m.header[0]&1 != 0; !m.more {
 		m.sum = 0
 	}
 	m.header = m.header[:0]

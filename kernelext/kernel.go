@@ -75,7 +75,7 @@ func run(file string) int {
 	k := &kernel{codec: newCodec(c.Key), session: newID(), log: logger, started: time.Now(), ready: make(chan struct{}),
 		queue: make(chan *cell, 10000), relayed: map[string]*request{}, own: map[string]chan *message{}, beside: map[*cell]struct{}{}, boards: map[string]*os.File{}, quit: make(chan struct{})}
 	k.calm = sync.NewCond(&k.mu)
-	if k.front, err = c.listen(context.Background()); err != nil {
+	if k.front, err = c.listen(context.Background(), k.welcome); err != nil {
 		logger.Print(err)
 		return 1
 	}

@@ -179,6 +179,40 @@ func testHeartbeat(t *testing.T, c *client) {
 	}
 }
 
+// A subscriber's first message is its welcome, and goes to nobody else.
+func TestWelcome(t *testing.T) {
+	c := startKernel(t, startOptions{})
+	first := func(c *client) (object, string) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		m := c.inbox["iopub"][0]
+		return contentOf(t, m), m.kind()
+	}
+	for range 3 {
+		second := &client{t: t, dir: c.dir, log: c.log, cmd: c.cmd, session: newID(), inbox: map[string][]*message{}, conn: c.conn, codec: newCodec(c.conn.Key)}
+		second.arrived = sync.NewCond(&second.mu)
+		busy := c.execute("!for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.05; done", nil) // output under way meanwhile
+		second.connect("")
+		c.wait(busy)
+		for _, who := range []*client{c, second} {
+			if content, kind := first(who); kind != "iopub_welcome" || content["subscription"] != "" {
+				t.Errorf("the first message on iopub is %s %v, want iopub_welcome to all topics", kind, content)
+			}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, m := range c.inbox["iopub"] {
+		if m.kind() == "iopub_welcome" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d welcomes came to one subscriber, want 1", n)
+	}
+}
+
 // No message that is not signed, fresh and well-formed has an effect, and none ends the kernel.
 func TestBadMessagesAreDropped(t *testing.T) {
 	c := startKernel(t, startOptions{})

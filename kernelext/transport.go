@@ -35,7 +35,8 @@ func (t safeTransport) Listen(ctx context.Context, addr string) (net.Listener, e
 	if err != nil {
 		return nil, err
 	}
-	sl := &safeListener{Listener: l, ready: make(chan net.Conn), done: make(chan struct{})}
+	welcome, _ := ctx.Value(welcomeKey{}).(welcomeFunc)
+	sl := &safeListener{Listener: l, welcome: welcome, ready: make(chan net.Conn), done: make(chan struct{})}
 	go sl.accept()
 	return sl, nil
 }
@@ -44,9 +45,10 @@ func (t safeTransport) Listen(ctx context.Context, addr string) (net.Listener, e
 // the peer's greeting and its READY command (ZMTP 3.0, https://rfc.zeromq.org/spec/23/).
 type safeListener struct {
 	net.Listener
-	ready chan net.Conn
-	done  chan struct{}
-	once  sync.Once
+	welcome welcomeFunc // for peers of a PUB socket, else nil
+	ready   chan net.Conn
+	done    chan struct{}
+	once    sync.Once
 }
 
 func (l *safeListener) accept() {
@@ -87,6 +89,9 @@ func (l *safeListener) greet(c net.Conn) {
 	_ = c.SetDeadline(time.Time{})
 	sc := &safeConn{Conn: c, prefix: said, swallow: greetingSize, in: frameMeter{greeting: greetingSize},
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if l.welcome != nil {
+		sc.in.heard = func(body []byte) { sc.heard(body, l.welcome) }
+	}
 	open.add(sc)
 	go sc.write()
 	select {
@@ -155,6 +160,8 @@ type safeConn struct {
 	swallow int    // bytes of zmq4's greeting that were sent already
 	in      frameMeter
 
+	welcomed bool // only Read looks at it
+
 	mu     sync.Mutex
 	out    [][]byte
 	queued int // bytes in out and in the write under way
@@ -200,6 +207,17 @@ func (c *safeConn) Write(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return total, nil
+}
+
+// push queues bytes of our own.
+func (c *safeConn) push(p []byte) {
+	c.mu.Lock()
+	c.out, c.queued = append(c.out, p), c.queued+len(p)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
 }
 
 // write is the goroutine that sends what Write queued.

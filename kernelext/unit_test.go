@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -131,6 +132,22 @@ func TestHistory(t *testing.T) {
 		}
 		if s := strings.Join(got, " "); s != tt.want {
 			t.Errorf("find(%+v) = %q, want %q", tt.q, s, tt.want)
+		}
+	}
+}
+
+// Messages of one frame are heard, wherever the stream is cut; commands and longer messages are not.
+func TestFrameMeterHears(t *testing.T) {
+	stream := make([]byte, 64)
+	stream = append(stream, 4, 3, 1, 'n', 'o') // a command
+	stream = append(stream, zmtpMessage([][]byte{{1}})...)
+	stream = append(stream, zmtpMessage([][]byte{{1, 'n', 'o'}, {1}})...)
+	stream = append(stream, zmtpMessage([][]byte{[]byte("\x01topic")})...)
+	for cut := range stream {
+		var heard []string
+		m := frameMeter{greeting: 64, heard: func(b []byte) { heard = append(heard, string(b)) }}
+		if err := errors.Join(m.feed(stream[:cut]), m.feed(stream[cut:])); err != nil || !slices.Equal(heard, []string{"\x01", "\x01topic"}) {
+			t.Errorf("cut at %d: heard %q, %v", cut, heard, err)
 		}
 	}
 }

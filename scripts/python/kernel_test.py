@@ -16,6 +16,7 @@ LIMIT = 40  # seconds a test may take: plain GoNB never answers is_complete_requ
 
 
 def samples(kernel):
+    """The test cases by the names of their tests."""
     class KernelTest(jupyter_kernel_test.KernelTests):
         kernel_name = kernel
         language_name = "go"
@@ -36,7 +37,11 @@ def samples(kernel):
         code_clear_output = '!printf "one\\033[H\\033[2Jtwo\\n"'  # as clear(1) and progress displays write it
         supported_history_operations = ("tail", "range", "search")
 
-    return KernelTest
+    class WelcomeTest(jupyter_kernel_test.IopubWelcomeTests):
+        kernel_name = kernel
+        support_iopub_welcome = True
+
+    return {name: c for c in (KernelTest, WelcomeTest) for name in unittest.defaultTestLoader.getTestCaseNames(c)}
 
 
 def give_up(cls):
@@ -49,7 +54,7 @@ def give_up(cls):
 
 def one(kernel, name):
     """Runs one test in this process and prints its outcome as JSON."""
-    cls = samples(kernel)
+    cls = samples(kernel)[name]
     timer = threading.Timer(LIMIT, give_up, [cls])
     timer.daemon = True
     timer.start()
@@ -69,11 +74,11 @@ def one(kernel, name):
 def run(kernel):
     """Runs all tests, each in a process of its own: one that hangs costs itself only."""
     count = {"passed": 0, "failed": 0, "skipped": 0}
-    for name in unittest.defaultTestLoader.getTestCaseNames(samples(kernel)):
+    for name in samples(kernel):
         p = subprocess.run([sys.executable, __file__, "--one", kernel, name], stdout=subprocess.PIPE, text=True)
         outcome = json.loads(p.stdout.strip().splitlines()[-1]) if p.stdout.strip() else {"status": "failed", "why": f"exit status {p.returncode}"}
         count[outcome["status"]] += 1
-        print(f"    {kernel:6s} {name:20s} {outcome['status']} {outcome['why']}", flush=True)
+        print(f"    {kernel:6s} {name:27s} {outcome['status']} {outcome['why']}", flush=True)
     return count
 
 
