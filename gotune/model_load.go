@@ -82,7 +82,7 @@ func (i ModelInfo) facts() table {
 		"architecture", fmt.Sprintf("%s, %s, width %d, %s of %d (%d for keys and values), MLP %d, up to %s positions", i.Architecture,
 			plural(i.Layers, "layer"), i.HiddenSize, plural(i.Heads, "head"), i.HeadDim, i.KVHeads, i.IntermediateSize, countText(i.MaxPositions)),
 		"weights", fmt.Sprintf("%s, %s in files", paramsText(i.Params), sizeText(i.DiskBytes)),
-		"held", fmt.Sprintf("%s on %s (%.2f bits a weight)", sizeText(i.DeviceBytes), i.Backend, 8*float64(i.DeviceBytes)/float64(max(1, i.Params))),
+		"held", fmt.Sprintf("%s on %s (%.2f bits a weight in all)", sizeText(i.DeviceBytes), i.Backend, 8*float64(i.DeviceBytes)/float64(max(1, i.Params))),
 		"quantization", how, "host memory", peak, "tokenizer", tokenizer, "folder", i.Path, "time", took)
 }
 

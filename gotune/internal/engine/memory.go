@@ -98,8 +98,11 @@ func (w *worker) prove(t *layerwise.Trainer) error {
 	if err != nil {
 		return err
 	}
-	w.update(func(i *gotune.RunInfo) { i.Fit = fit.String() })
-	w.note("memory at the peak of the largest step: " + fit.Account())
+	// In the record only: it is no news for whoever watches the cell.
+	w.update(func(i *gotune.RunInfo) {
+		i.Fit = fit.String()
+		i.Notes = appendNew(i.Notes, "memory at the peak of the largest step: "+fit.Account())
+	})
 	if free := cuda.Host().AvailableBytes; free > 0 && fit.Host > free {
 		w.note(fmt.Sprintf("the host has %s free for %s of layers' inputs: a smaller BatchSize or MaxSeqLength takes less", size(free), size(fit.Host)))
 	}
