@@ -88,7 +88,7 @@ def sweep(seconds):
     adapter = json.loads((OUT / "03/best/adapter_config.json").read_text())
     check("with its rank", adapter["r"] == int(best[0][1:].split()[0]), adapter["r"])
     steered = cell_with(cells, "steered.Pause()")
-    check("a run was held, asked and given a rate from another cell", all(w in steered for w in ("paused until", "sample from", "1.00e-03", "went on after a pause")))
+    check("a run was held, asked and given a rate from another cell", all(w in steered for w in ("paused until", "prompt tokens", "1.00e-03", "went on after a pause")))
     check("and went on at that rate", "rate 0.001" in cell_with(cells, "steered.Stop()"))
     done = re.findall(r"^\d+ (.+)$", cell_with(cells, "steered.Show()"), re.M)
     check("all of it is in its record", done == ["pause", "sample", "learning rate", "resume", "stop"], done)
