@@ -37,8 +37,9 @@ type Fit struct {
 	Host      int64 // pinned host memory
 	Limit     int64 // the device's memory, 0 where it has no account
 
-	Programs int // compiled for this plan
-	Calls    int // of programs in the step
+	Block    int64 // the largest tensor or scratch of the step
+	Programs int   // compiled for this plan
+	Calls    int   // of programs in the step
 
 	fixed   int64   // of Peak, what does not grow with the batch
 	squares float64 // bytes for each row and square of its length
@@ -47,6 +48,14 @@ type Fit struct {
 // FitShare is the share of a device that a step may take: a pool can be so cut up that
 // the last of it is of no use.
 const FitShare = 0.98
+
+// Roomy says whether the step fits with as much to spare as its largest block takes. A
+// pool gets cut up: what is kept fills the room that scratch was in, and the next
+// scratch must find its place behind (seen with 14.2 of 14.5 GiB planned on an H200: no
+// place for 0.9).
+func (f *Fit) Roomy() bool {
+	return f.Limit <= 0 || float64(f.Peak+f.Block) <= FitShare*float64(f.Limit)
+}
 
 // OK says whether the step fits.
 func (f *Fit) OK() bool { return f.Limit <= 0 || float64(f.Peak) <= FitShare*float64(f.Limit) }
@@ -145,6 +154,7 @@ func (t *Trainer) fit(o TrainOptions, micro []*batch.Batch, each func(program st
 		f.Optimizer = 0 // away at the peak; saved counts it where it is not
 	}
 	f.Peak, f.Program, f.Working, f.Host, f.Programs, f.Calls = p.peak, p.at, p.working, p.peakHost, p.compiled, p.calls
+	f.Block = p.block
 	f.Saved = p.peak - p.working - (f.Weights + f.Adapter + f.Optimizer + f.Other)
 	f.fixed = p.start + b.unpackedLayer()
 	if m, _, _, _, err := t.planned(p, o).base.packBatch(largest, 0, 0, 0); err == nil && m.biased {
@@ -168,8 +178,8 @@ func (b *Base) unpackedLayer() int64 {
 // step fits, takes it for the trainer's further steps, and returns its plan: all
 // residuals kept, and the 4-bit layers unpacked where there is room to spare; those of as
 // many of the last layers as fit, and of the others inputs and attention's outputs, then
-// inputs alone; that in the host's memory; and the last by chunks. Where nothing
-// fits the plan is that of the leanest; where the device has no account of its memory, that
+// inputs alone; that in the host's memory; and the last by chunks; each only with room for
+// one more of its largest blocks ([Fit.Roomy]). Where nothing fits the plan is that of the leanest; where the device has no account of its memory, that
 // of all residuals. each is as for [Trainer.Fit].
 func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fit, err error) {
 	t.base.mu.Lock()
@@ -195,7 +205,7 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 		}
 	}
 	if first.Memory == MemorySave || first.Memory == MemoryRecompute && first.Kept > 0 {
-		if f, err = take(first); err != nil || f.OK() {
+		if f, err = take(first); err != nil || f.Roomy() {
 			return f, err
 		}
 	}
@@ -205,7 +215,7 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 			return f, err
 		}
 		// Pinned memory can't be swapped out: what is not needed leaves half to others.
-		if !f.OK() || o.KeepAttention && f.Host > hostFree/2 {
+		if !f.Roomy() || o.KeepAttention && f.Host > hostFree/2 {
 			continue
 		}
 		// All programs are there: other numbers of kept layers are planned in no time.
@@ -220,7 +230,7 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 			if err != nil {
 				return nil, err
 			}
-			if g.OK() {
+			if g.Roomy() {
 				least, best = o.Kept, g
 			} else {
 				most = o.Kept - 1

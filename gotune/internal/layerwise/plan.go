@@ -25,6 +25,11 @@ type plan struct {
 	compiled int // programs that were not there before
 	calls    int
 
+	// What came from the host and was freed is free on the device only when the calls
+	// that read it are done: late[0] is of the layer that may still run, late[1] of the one before.
+	late [2]int64
+
+	block   int64 // the largest tensor or scratch
 	peak    int64 // the largest use so far
 	at      string
 	working int64 // of peak, what the program that ran took beside what was live
@@ -43,6 +48,7 @@ type plannedTensor struct {
 	plan  *plan
 	shape shapes.Shape
 	freed bool
+	late  bool // it came from the host
 }
 
 var _ compute.Buffer = (*plannedTensor)(nil)
@@ -52,11 +58,19 @@ func (t *plannedTensor) Backend() compute.Backend { return t.plan.real.be }
 
 // Finalize implements compute.Buffer.
 func (t *plannedTensor) Finalize() error {
-	if !t.freed {
-		t.freed = true
+	t.free()
+	return nil
+}
+
+func (t *plannedTensor) free() {
+	switch {
+	case t.freed:
+	case t.late:
+		t.plan.late[0] += bytesOf(t.shape)
+	default:
 		t.plan.live -= bytesOf(t.shape)
 	}
-	return nil
+	t.freed = true
 }
 
 // Shape implements compute.Buffer.
@@ -65,8 +79,12 @@ func (t *plannedTensor) Shape() (shapes.Shape, error) { return t.shape, nil }
 // DeviceNum implements compute.Buffer.
 func (t *plannedTensor) DeviceNum() (compute.DeviceNum, error) { return t.plan.real.num, nil }
 
-// ToFlatData implements compute.Buffer; it leaves flat as it is.
-func (t *plannedTensor) ToFlatData(any) error { return nil }
+// ToFlatData implements compute.Buffer: it leaves flat as it is, and all calls are done.
+func (t *plannedTensor) ToFlatData(any) error {
+	t.plan.done()
+	t.plan.done()
+	return nil
+}
 
 // Data implements compute.Buffer.
 func (t *plannedTensor) Data() (any, error) {
@@ -78,8 +96,15 @@ func (t *plannedTensor) CopyToDevice(compute.DeviceNum) (compute.Buffer, error) 
 	return nil, fmt.Errorf("layerwise: a planned tensor has no values")
 }
 
+// done is a wait that leaves the calls of one layer under way at most.
+func (p *plan) done() {
+	p.live -= p.late[1]
+	p.late[0], p.late[1] = 0, p.late[0]
+}
+
 // make adds a tensor.
 func (p *plan) make(s shapes.Shape) *plannedTensor {
+	p.block = max(p.block, bytesOf(s))
 	p.live += bytesOf(s)
 	return &plannedTensor{plan: p, shape: s}
 }
@@ -142,12 +167,17 @@ func (p *plan) run(prog *program, in []compute.Buffer, donate []int) ([]compute.
 			if t.freed {
 				return nil, fmt.Errorf("layerwise: plan of %s: input %d was freed before", prog.name, i)
 			}
+			if t.late {
+				freed -= bytesOf(s)
+				p.late[0] += bytesOf(s)
+			}
 			t.freed = true
 		}
 	}
 	if prog.known != nil {
 		scratch = prog.known.Memory.Temporary
 	}
+	p.block = max(p.block, scratch)
 	p.note(prog.name, results-reused+scratch)
 	p.live -= freed
 	out := make([]compute.Buffer, len(prog.outputs))
@@ -178,7 +208,10 @@ func (*plannedCopy) Wait() error { return nil }
 
 // Back implements hosted.
 func (c *plannedCopy) Back() (compute.Buffer, func() error, error) {
-	return c.plan.upload(c.shape), func() error { return nil }, nil
+	t := c.plan.make(c.shape)
+	t.late = true
+	c.plan.note("copy from the host", 0)
+	return t, func() error { c.plan.done(); return nil }, nil
 }
 
 // Free implements hosted.
