@@ -1,53 +1,12 @@
 package layerwise
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 )
-
-// geometry is the static shape of one call: B rows of S tokens, and whether they
-// take fused attention.
-type geometry struct {
-	b, s   int
-	fused  bool
-	biased bool    // fused attention takes a bias: packed rows, or a window
-	ragged *ragged // fused attention takes the documents of packed rows as they lie, else nil
-	slots  *slots  // of a packed batch on fused attention that takes neither, else nil
-}
-
-func (m geometry) key() string {
-	switch {
-	case m.ragged != nil:
-		return fmt.Sprintf("B%d S%d fused ragged %s", m.b, m.s, m.ragged.key())
-	case m.slots != nil:
-		return fmt.Sprintf("B%d S%d fused %s", m.b, m.s, m.slots.key())
-	case m.biased:
-		return fmt.Sprintf("B%d S%d fused bias", m.b, m.s)
-	case m.fused:
-		return fmt.Sprintf("B%d S%d fused", m.b, m.s)
-	}
-	return fmt.Sprintf("B%d S%d", m.b, m.s)
-}
-
-// masks says whether a layer takes a mask, or places in its stead.
-func (m geometry) masks() bool { return !m.fused || m.biased || m.ragged != nil || m.slots != nil }
-
-// places is what a batch's layout says of its documents, nil where it says nothing.
-func (m geometry) places() []int32 {
-	switch {
-	case m.ragged != nil:
-		return m.ragged.places
-	case m.slots != nil:
-		return m.slots.places
-	}
-	return nil
-}
-
-func (m geometry) tokens() int { return m.b * m.s }
 
 // masked is the score of a key that a query must not see. It is finite, so that
 // a row with nothing to see (padding) stays finite.
@@ -108,7 +67,8 @@ type attention struct {
 
 // saved is what attention keeps for its backward pass: q [B, K, S, G, d], k and v
 // [B, K, S, d], and the rows' log-sum-exp f32 [B, K, S, G]. Fused attention keeps
-// [B, S, H, d], [B, S, K, d] and [B, H, S], or, with slots, [T, H, d], [T, K, d] and [P·H].
+// [B, S, H, d], [B, S, K, d] and a log-sum-exp of its own: cuDNN's is [B, H, S], and with
+// a [ragged] layout that for each document a row has room for.
 type saved struct{ q, k, v, lse *Node }
 
 // block is a range of queries and the range of keys they can see.
@@ -175,9 +135,6 @@ func (a *attention) scores(q, k *Node, c block) *Node {
 // forward takes q [T, H, d], k and v [T, K, d] and returns o [T, H, d] and what
 // backward needs.
 func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
-	if a.slots != nil {
-		return (&slotted{a, a.bias}).forward(q, k, v)
-	}
 	if a.fused != nil {
 		s = &saved{q: a.split(q), k: a.split(k), v: a.split(v)}
 		o, s.lse = a.fused.forward(s.q, s.k, s.v, a.bias)
@@ -207,9 +164,6 @@ func (a *attention) forward(q, k, v *Node) (o *Node, s *saved) {
 //
 // (Dao et al., arXiv:2205.14135, section 3 and appendix B).
 func (a *attention) backward(s *saved, o, do *Node) (dq, dk, dv *Node) {
-	if a.slots != nil {
-		return (&slotted{a, a.bias}).backward(s, o, do)
-	}
 	if a.fused != nil {
 		dq, dk, dv = a.fused.backward(s.q, s.k, s.v, a.bias, a.split(o), s.lse, a.split(do))
 		return a.merge(dq), a.merge(dk), a.merge(dv)

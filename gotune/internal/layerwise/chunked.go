@@ -342,10 +342,7 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 
 // saved is what forward kept, from its inputs and the rows' log-sum-exp.
 func (a *attention) saved(q, k, v, lse *Node) *saved {
-	switch {
-	case a.slots != nil:
-		return &saved{q, k, v, lse}
-	case a.fused != nil:
+	if a.fused != nil {
 		return &saved{a.split(q), a.split(k), a.split(v), lse}
 	}
 	return &saved{a.toQuery(q), a.toKey(k), a.toKey(v), lse}

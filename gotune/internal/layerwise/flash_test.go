@@ -133,11 +133,11 @@ func TestWhichBatchesFuse(t *testing.T) {
 	}{
 		"padded right":  {row(s, func([]int32) {}), 0, [3]string{whole, whole, whole}},
 		"other number":  {row(s, func(g []int32) { fill(g[:s], 7) }), 0, [3]string{whole, whole, whole}},
-		"two documents": {row(s, func(g []int32) { fill(g[10:s], 2) }), 0, [3]string{packedRagged, packedBias, packedSlots}},
-		"padded left":   {row(s, func(g []int32) { fill(g[:5], 0) }), 0, [3]string{packedRagged, packedBias, packedSlots}},
+		"two documents": {row(s, func(g []int32) { fill(g[10:s], 2) }), 0, [3]string{packedRagged, packedBias, plain}},
+		"padded left":   {row(s, func(g []int32) { fill(g[:5], 0) }), 0, [3]string{packedRagged, packedBias, plain}},
 		"hole":          {row(s, func(g []int32) { g[9] = 0 }), 0, [3]string{packedBias, packedBias, plain}},
 		"in two parts":  {row(s, func(g []int32) { fill(g[9:20], 2) }), 0, [3]string{packedBias, packedBias, plain}},
-		"uneven":        {row(s+4, func(g []int32) { fill(g[10:s+4], 2) }), 0, [3]string{packedRagged, packedSlots, packedSlots}},
+		"uneven":        {row(s+4, func(g []int32) { fill(g[10:s+4], 2) }), 0, [3]string{packedRagged, plain, plain}},
 		"window":        {row(s, func([]int32) {}), s - 1, [3]string{packedBias, packedBias, plain}},
 		"wide window":   {row(s, func([]int32) {}), s, [3]string{whole, whole, whole}},
 		"short":         {documentsARow(b.cfg.VocabSize, s-1), 0, [3]string{plain, plain, plain}},
@@ -148,8 +148,6 @@ func TestWhichBatchesFuse(t *testing.T) {
 			switch {
 			case m.ragged != nil:
 				got = packedRagged
-			case m.slots != nil:
-				got = packedSlots
 			case m.biased:
 				got = packedBias
 			case m.fused:

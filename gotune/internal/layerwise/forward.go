@@ -184,9 +184,9 @@ func (b *Base) start(m geometry, md meta, packed compute.Buffer) (x compute.Buff
 		return nil, nil, err
 	}
 	c = &passContext{geometry: m, cos: out[1], sin: out[2], keys: out[3]}
-	switch places := m.places(); {
-	case places != nil:
-		if c.bias, err = b.dev.upload(places, dtypes.Int32, len(places)); err != nil {
+	switch {
+	case m.ragged != nil:
+		if c.bias, err = b.dev.upload(m.ragged.places, dtypes.Int32, len(m.ragged.places)); err != nil {
 			drop(out...)
 			return nil, nil, err
 		}

@@ -49,54 +49,15 @@ func TestPackedFusedEqualsPlain(t *testing.T) {
 	}
 	want := gradientOf(t, newTrainer(t, plain, a, TrainOptions{}), bt)
 	fused := loadDir(t, dir, LoadOptions{})
-	for _, no := range []map[string]string{nil, no(packedRagged), no(packedRagged, packedBias)} {
+	for _, no := range []map[string]string{nil, no(packedRagged)} {
 		fused.choice = &attentionChoice{fused: plainFused{}, no: no}
-		if m := fused.geometryOf(bt); !m.fused || (m.ragged != nil) != (no == nil) || m.biased != (len(no) == 1) || (m.slots != nil) != (len(no) == 2) {
+		if m := fused.geometryOf(bt); !m.fused || (m.ragged != nil) != (no == nil) || m.biased == (no == nil) {
 			t.Errorf("no %v: geometry %+v", no, m)
 		}
 		for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryRecompute, Chunk: 100}} {
 			got := gradientOf(t, newTrainer(t, fused, a, o), bt)
 			for name, w := range want {
 				near(t, fmt.Sprintf("no %v %+v %s", no, o, name), got[name], w, 1e-6, 1e-4)
-			}
-		}
-	}
-}
-
-// Every document has a row that holds it, and every token one place.
-func TestSlotsHoldEveryBatch(t *testing.T) {
-	rng := rand.New(rand.NewPCG(7, 7))
-	shapes := map[string]bool{}
-	for range 300 {
-		const b, s = 4, 1024
-		pieces := randomPieces(rng, b, s)
-		bt := packedRows(t, 100, s, pieces...)
-		sl := slotsOf(bt)
-		shapes[sl.key()] = true
-		p := sl.size()
-		for i, seg := range bt.Segments {
-			at := int(sl.places[p+i])
-			if seg == 0 {
-				if at != p {
-					t.Fatalf("padding %d has place %d, want none (%d)", i, at, p)
-				}
-				continue
-			}
-			if at >= p || int(sl.places[at]) != i {
-				t.Fatalf("token %d of pieces %v has place %d of %d in %s", i, pieces, at, p, sl.key())
-			}
-			if bt.Positions[i] > 0 && int(sl.places[at-1]) != i-1 {
-				t.Fatalf("token %d does not stand behind its predecessor", i)
-			}
-		}
-	}
-	if len(shapes) > 4 {
-		t.Errorf("%d shapes of attention for one shape of batch, want few: %v", len(shapes), shapes)
-	}
-	for docs := 1; docs < 9000; docs *= 3 {
-		for _, c := range slotClassesFor(4, 1024, docs) {
-			if c.n < 1 || c.length < slotMultiple || c.length%slotMultiple != 0 {
-				t.Errorf("%d documents: rows %+v", docs, c)
 			}
 		}
 	}

@@ -66,3 +66,19 @@ func raggedOf(bt *batch.Batch, q, k int) *ragged {
 
 // powerOfTwo is the smallest that is at least n.
 func powerOfTwo(n int) int { return 1 << bits.Len(uint(n-1)) }
+
+// documentsAreWhole says whether the documents of every row are numbered upwards, so
+// that none goes on behind padding or another one.
+func documentsAreWhole(bt *batch.Batch) bool {
+	last := int32(0)
+	for i, seg := range bt.Segments {
+		if i%bt.S == 0 {
+			last = 0
+		}
+		if seg != 0 && (seg < last || seg == last && seg != bt.Segments[i-1]) {
+			return false
+		}
+		last = max(last, seg)
+	}
+	return true
+}
