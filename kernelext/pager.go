@@ -33,6 +33,9 @@ func (k *kernel) page(c *cell, name string) error {
 	return nil
 }
 
+// goplsMore is how long after goplsDelay an answer that nothing is known is asked for again.
+const goplsMore = 10 * time.Second
+
 // help is what is known of a name, by MIME type.
 func (k *kernel) help(c *cell, name string) (object, error) {
 	if text, ok := inspectMagic(name); ok {
@@ -49,24 +52,33 @@ func (k *kernel) help(c *cell, name string) (object, error) {
 			return nil, c.ctx.Err()
 		}
 	}
-	m, err := k.askGoNB(c, "inspect_request", object{"code": code, "cursor_pos": utf16Offset(code, len(code)), "detail_level": 0})
-	if err != nil {
-		return nil, err
+	for {
+		m, err := k.askGoNB(c, "inspect_request", object{"code": code, "cursor_pos": utf16Offset(code, len(code)), "detail_level": 0})
+		if err != nil {
+			return nil, err
+		}
+		var r struct {
+			Found bool
+			Data  object
+		}
+		if err := m.decode(&r); err != nil {
+			return nil, fmt.Errorf("read GoNB's answer: %w", err)
+		}
+		if r.Found && len(r.Data) > 0 && !foundNothing(r.Data) {
+			if _, ok := r.Data["text/plain"]; !ok { // consoles, and the protocol, want it
+				r.Data["text/plain"] = r.Data["text/markdown"]
+			}
+			return r.Data, nil
+		}
+		if time.Since(k.started) > goplsDelay+goplsMore {
+			return nil, fmt.Errorf("nothing is known of %s: it is neither a magic nor a Go name that the cells declare or a package exports", name)
+		}
+		select { // on a busy machine gopls takes longer to know the standard library
+		case <-time.After(time.Second):
+		case <-c.ctx.Done():
+			return nil, c.ctx.Err()
+		}
 	}
-	var r struct {
-		Found bool
-		Data  object
-	}
-	if err := m.decode(&r); err != nil {
-		return nil, fmt.Errorf("read GoNB's answer: %w", err)
-	}
-	if !r.Found || len(r.Data) == 0 || foundNothing(r.Data) {
-		return nil, fmt.Errorf("nothing is known of %s: it is neither a magic nor a Go name that the cells declare or a package exports", name)
-	}
-	if _, ok := r.Data["text/plain"]; !ok { // consoles, and the protocol, want it
-		r.Data["text/plain"] = r.Data["text/markdown"]
-	}
-	return r.Data, nil
 }
 
 // foundNothing says whether an inspection by GoNB that claims a success has none.
