@@ -20,7 +20,7 @@ import (
 const checkLength = 256
 
 // checkBatches are what the check runs on: rows of one document, which take fused
-// attention where there is one, and a row of two, which takes it document by document.
+// attention where there is one, and a row of two, which takes its way with packed rows.
 var checkBatches = []struct {
 	name string
 	make func(s, vocab int) *batch.Batch

@@ -23,7 +23,9 @@
 //	longest   the longest row that one step fits into a pool of 14.5 GiB (-pool), its layers'
 //	          inputs in the host's memory: found by plans, then trained on
 //	packed    useful tokens/s (padding not counted) on documents of real lengths (log-normal, mean
-//	          350, cut at 1,024): padded batches of 4, grouped by length, and packed rows
+//	          350, cut at 1,024): packed rows, which -alone measures alone, and padded batches
+//	          of 4, grouped by length; GOTUNE_ATTENTION=bias gives packed rows a bias on
+//	          every GPU with fused attention
 //	decode    logits of a token read behind a prompt and with it; tokens/s of greedy streams,
 //	          with the adapter and without, picked on the device, on the host, and the time of
 //	          each program with calls awaited; batches (-batches) of ragged prompts

@@ -39,7 +39,8 @@ func documents(lengths []int, vocab int) []batch.Example {
 }
 
 // packedSpeed measures useful tokens/s (padding not counted) on documents of real
-// lengths: the walkthrough's padded batches, grouped by length, and packed rows.
+// lengths: packed rows and, unless they are to be alone, the walkthrough's padded
+// batches, grouped by length.
 func packedSpeed(ctx context.Context, args []string) error {
 	var s settings
 	fs := flag.NewFlagSet("packed", flag.ContinueOnError)

@@ -21,8 +21,8 @@ import (
 // query heads, and would have both copied to full size, and no packed documents.
 type cudnnAttention struct{}
 
-// options are attention's, which is causal. The places of documents stand for the
-// lengths of rows.
+// options are attention's, which is causal. The places of a [ragged] batch's documents go
+// as the lengths of rows, the field for integers, and [fmha.take] finds them there.
 func (cudnnAttention) options(mask *Node) *compute.ScaledDotProductAttentionConfig {
 	o := &compute.ScaledDotProductAttentionConfig{Causal: true}
 	switch {
@@ -55,7 +55,7 @@ func fusedVJP(q, k, v *Node, layout compute.AttentionAxesLayout, o *compute.Scal
 
 // FusedScaledDotProductAttention implements compute.FusedOps with cuDNN's call, as JAX
 // makes it (jax/_src/cudnn/fused_attention_stablehlo.py): q, k, v, perhaps a bias or
-// documents' places give o, the log-sum-exp and scratch.
+// documents' lengths and offsets give o, the log-sum-exp and scratch.
 func (f *kernelFunction) FusedScaledDotProductAttention(q, k, v compute.Value, layout compute.AttentionAxesLayout, options *compute.ScaledDotProductAttentionConfig) (o compute.Value, states []compute.Value, err error) {
 	c, err := fmhaOf(f.Function, q, k, layout, options)
 	if err != nil {
@@ -76,8 +76,8 @@ func (f *kernelFunction) FusedScaledDotProductAttention(q, k, v compute.Value, l
 }
 
 // FusedScaledDotProductAttentionVJP implements compute.FusedOps: q, k, v, the
-// log-sum-exp, dO, perhaps a bias, o, perhaps places give dQ, dK, dV and scratch. The
-// bias's own gradient is not asked for.
+// log-sum-exp, dO, perhaps a bias, o, perhaps lengths and offsets give dQ, dK, dV and
+// scratch. The bias's own gradient is not asked for.
 func (f *kernelFunction) FusedScaledDotProductAttentionVJP(q, k, v compute.Value, layout compute.AttentionAxesLayout, options *compute.ScaledDotProductAttentionConfig, o compute.Value, states []compute.Value, do compute.Value) (dq, dk, dv compute.Value, err error) {
 	c, err := fmhaOf(f.Function, q, k, layout, options)
 	if err != nil {
@@ -107,8 +107,8 @@ type fmha struct {
 	dt             dtypes.DType
 	b, s, h, kv, d int
 	bias           compute.Value   // may be nil
-	documents      int             // a row, 1 where rows are whole
-	places         []compute.Value // of documents: lengths of q and k [B, documents], begins [B, documents+1]
+	documents      int             // a row has room for, XLA's max_seg_per_batch; 1 where rows are whole
+	places         []compute.Value // JAX's q_seqlen, kv_seqlen [B, documents], q_offsets, kv_offsets [B, documents+1]
 }
 
 // fmhaOf checks that a call is one that this file makes.

@@ -7,9 +7,9 @@ import (
 	"github.com/gotune/gotune/gotune/internal/batch"
 )
 
-// ragged says where the documents of a packed batch lie, for fused attention that takes
-// documents of any lengths from one tensor of tokens. Runs of padding are documents too,
-// so that every token has a result.
+// ragged is the layout of a packed batch whose documents fused attention takes where they
+// lie, by lengths and offsets in one tensor of tokens (cuDNN's ragged tensors). Runs of
+// padding are documents too, so that every token has a result.
 //
 // Its log-sum-exp has a row for each document, of a length that holds the longest. So
 // where all documents are short the batch's T tokens are seen as more, shorter rows. There
@@ -18,7 +18,7 @@ import (
 type ragged struct {
 	rows, length int     // rows · length = T
 	documents    int     // in each row's share: room for rows · documents in all
-	places       []int32 // lengths, begins in q's elements, in k's: rows·documents, twice rows·(documents+1)
+	places       []int32 // lengths, offsets in q's elements, in k's: rows·documents, twice rows·(documents+1)
 }
 
 // key names the layout in a program's key.
