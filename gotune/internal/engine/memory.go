@@ -49,7 +49,7 @@ func memoryPolicy(setting string, c *checkpoint.Config, batch, length, elementSi
 	case "on", "recompute":
 		return layerwise.MemoryRecompute, 0, layerwise.ChunkFor(batch * length)
 	case "offload":
-		return layerwise.MemoryOffload, 0, layerwise.ChunkFor(batch * length)
+		return layerwise.MemoryOffload, 0, layerwise.PartsFor(batch * length)
 	}
 	keep := residuals(c, batch*length, elementSize)
 	work := workspace(c, batch, length, elementSize)
@@ -105,6 +105,9 @@ func (w *worker) prove(t *layerwise.Trainer) error {
 	})
 	if free := cuda.Host().AvailableBytes; free > 0 && fit.Host > free {
 		w.note(fmt.Sprintf("the host has %s free for %s of layers' inputs: a smaller BatchSize or MaxSeqLength takes less", size(free), size(fit.Host)))
+	}
+	if fit.OK() && !fit.Roomy() {
+		w.note("little of the device's memory is left: if it is too cut up for a large block the run ends with an error; a smaller BatchSize or MaxSeqLength leaves more")
 	}
 	return refusal(w.config.Name, fit)
 }

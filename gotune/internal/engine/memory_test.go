@@ -35,7 +35,7 @@ func TestMemoryPolicy(t *testing.T) {
 		{"T4, kept all the same", "off", 1024, 10 << 30, layerwise.MemorySave, [2]int{0, 0}, 0},
 		{"H100, again all the same", "on", 1024, 70 << 30, layerwise.MemoryRecompute, [2]int{0, 0}, 0},
 		{"by its other name", "recompute", 1024, 70 << 30, layerwise.MemoryRecompute, [2]int{0, 0}, 0},
-		{"to the host", "offload", 1024, 70 << 30, layerwise.MemoryOffload, [2]int{0, 0}, 0},
+		{"to the host", "offload", 1024, 70 << 30, layerwise.MemoryOffload, [2]int{0, 0}, 4096},
 		{"long rows", "offload", 8192, 70 << 30, layerwise.MemoryOffload, [2]int{0, 0}, 4096},
 		{"unknown", "auto", 1024, 0, layerwise.MemorySave, [2]int{0, 0}, 0},
 	} {

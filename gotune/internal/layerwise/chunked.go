@@ -20,7 +20,8 @@ import (
 //
 // Backwards the layer holds at most ten tensors of [T, D] beside its input: dx2, q, k,
 // v, o, do, dq, dk, dv and, from the layer before, its input on the way from the
-// host. Each chunk unpacks the weights that it needs again. Values are those of the
+// host; fewer where attention's output was kept, for then q, k and v are made when do is
+// there. Each chunk unpacks the weights that it needs again. Values are those of the
 // whole layer but for the order in which the adapters' gradients are summed.
 
 // chunkAlign is what chunks of so many rows or more are a multiple of, the last one
@@ -270,12 +271,11 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 	name, behind := "afterback", x // what the layer behind attention begins with: x, or x2 where it is kept
 	if len(saved) == 3 {
 		o, lse, name, behind = saved[0], saved[1], "afterback2", saved[2]
-		defer drop(behind)
-	}
-	if qkv, err = l.queryKeyValue(x); err != nil {
-		return nil, nil, err
-	}
-	if o == nil {
+		defer func() { drop(behind) }()
+	} else {
+		if qkv, err = l.queryKeyValue(x); err != nil {
+			return nil, nil, err
+		}
 		if o, lse, err = l.attend(qkv); err != nil {
 			return nil, nil, err
 		}
@@ -308,7 +308,7 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 	}
 	err = step(name, 2, []compute.Buffer{behind, o}, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
 		r := &residuals{o: rowsAt(in[3], at, n), t: map[string]*Node{}}
-		if behind == x {
+		if name == "afterback" {
 			g.after(rowsAt(in[2], at, n), r)
 		} else {
 			r.x2 = rowsAt(in[2], at, n)
@@ -319,6 +319,13 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	if qkv == nil { // not before they are needed
+		drop(behind)
+		behind = nil
+		if qkv, err = l.queryKeyValue(x); err != nil {
+			return nil, nil, err
+		}
 	}
 	// Its inputs are not donated: results in their place would have to be copied there.
 	d, err := l.call("attendback "+l.kind.key(), l.masked([]compute.Buffer{qkv[0], qkv[1], qkv[2], o, lse, own[1]}), nil, func(in []*Node) []*Node {
