@@ -193,6 +193,33 @@ func TestFusedAttentionIsProven(t *testing.T) {
 	}
 }
 
+// A way with packed rows is left out where the user says so, and a bias where it has no use.
+func TestWaysWithPackedRows(t *testing.T) {
+	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{})
+	for name, c := range map[string]struct {
+		way, env string
+		window   int
+		no       map[string]string
+		want     string // in the error
+	}{
+		"bias":                {packedBias, "", 0, no(packedRagged), ""},
+		"bias beside ragged":  {packedBias, "", 0, nil, "need"},
+		"bias for a window":   {packedBias, "", 96, nil, ""},
+		"ragged, not allowed": {packedRagged, packedBias, 0, nil, EnvAttention},
+	} {
+		t.Setenv(EnvAttention, c.env)
+		b.cfg.SlidingWindow = c.window
+		err := b.wayRefused(&attentionChoice{fused: plainFused{}, no: c.no}, c.way)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	b.choice = &attentionChoice{fused: plainFused{}, no: no(packedRagged)}
+	if got, want := b.Attention(), "fused, packed rows by bias, not ragged: there is none"; got != want {
+		t.Errorf("Attention() = %q, want %q", got, want)
+	}
+}
+
 // deafFused takes no notice of a mask.
 type deafFused struct{ plainFused }
 
