@@ -38,6 +38,16 @@ func (o *TrainOptions) keeps(n int) []keep {
 // short. The waits keep the host one or two layers ahead of the device: memory that a copy
 // under way reads or writes can't be used again, and a host further ahead takes more (it
 // took 15 inputs, on an H200). The last layer of those stays: it is needed next.
+//
+// Measured on an H200, 7B shapes, B=4, bfloat16, double quantization, tokens/s and the peak in
+// GiB at S=512, 1,024 and 2,048; runs differ by 5 % with the GPU's clock:
+//
+//	inputs on the device                              14,394 (5.3)   14,997 (6.1)   14,855 (7.9)
+//	inputs on the host                                14,323         15,075         14,902
+//	the same, optimizer's states on the host, too     13,261 (4.5)   14,326 (4.9)   14,315 (5.6)
+//	the same, layers by parts                         12,752 (4.4)   13,917 (4.8)   14,027 (5.4)
+//	the same, attention's output and x2 on the host   13,343 (4.5)   14,460 (4.9)   14,670 (5.7)
+//	layers by chunks of 2,048 tokens                  12,858 (4.4)   12,350 (4.6)   12,076 (4.8)
 type kept struct {
 	dev    *device
 	inputs []compute.Buffer   // of each layer; nil where it is on the host or gone
