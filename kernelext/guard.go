@@ -69,6 +69,7 @@ const programGrace = 300 * time.Millisecond
 // cell that trains would stop its run. A program that ends by SIGTERM leaves its run to the engine.
 func endPrograms(gonb int) {
 	me, _ := readProcess(os.Getpid())
+	told := map[process]bool{} // once: many programs take a second signal for an order to drop everything
 	for end := time.Now().Add(programGrace); ; time.Sleep(10 * time.Millisecond) {
 		n, late := 0, time.Now().After(end)
 		for _, p := range readProcesses().below(gonb) {
@@ -77,7 +78,8 @@ func endPrograms(gonb int) {
 				continue
 			case late:
 				p.kill()
-			default:
+			case !told[process{pid: p.pid, start: p.start}]:
+				told[process{pid: p.pid, start: p.start}] = true
 				_ = syscall.Kill(p.pid, syscall.SIGTERM)
 			}
 			n++
