@@ -94,10 +94,10 @@ func (w *worker) all() (string, error) {
 	w.live = trainer
 	w.mu.Unlock()
 	w.started(adapter, snapshot)
-	w.call.progress(wire.Progress{Task: "compile", Note: fmt.Sprintf("the programs for the largest step; those of %d lengths in all come with their first steps: %v", len(w.plan.Buckets), w.plan.Buckets)})
 	if w.config.FP8 != layerwise.FP8Off {
 		w.note(fmt.Sprintf("products with the frozen model take 8-bit floats (FP8 %q), which changes the numbers of training; evaluation is without", w.config.FP8))
 	}
+	w.call.progress(wire.Progress{Task: "compile", Note: fmt.Sprintf("the programs for the largest step; those of %d lengths in all come with their first steps: %v", len(w.plan.Buckets), w.plan.Buckets)})
 	if err := w.prove(trainer); err != nil {
 		return gotune.RunFailed, err
 	}
@@ -334,6 +334,9 @@ func (w *worker) hooks(t *layerwise.Trainer) train.Hooks {
 
 // step records a step: in memory, in the journal, in TensorBoard.
 func (w *worker) step(rec train.Record) {
+	if rec.Note != "" {
+		w.note(fmt.Sprintf("step %d: %s", rec.Step, rec.Note))
+	}
 	s := gotune.StepRecord{Step: rec.Step, TotalSteps: rec.Steps, Epoch: rec.Epoch, Loss: rec.Loss, LearningRate: rec.LearningRate, GradNorm: rec.GradNorm,
 		Tokens: rec.Tokens, Supervised: rec.Supervised, Seconds: rec.Seconds, TokensPerSecond: rec.TokensPerSecond, ETA: rec.ETA,
 		Skipped: rec.Skipped, LossScale: rec.LossScale, Logged: rec.Logged, MeanLoss: rec.MeanLoss, Evaluated: rec.Evaluated, EvalLoss: rec.EvalLoss, Saved: rec.Saved}

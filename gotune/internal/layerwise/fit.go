@@ -190,6 +190,7 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 	if err := firstError(t.base.usable("choose a memory policy"), t.ad.check(t.base)); err != nil {
 		return nil, err
 	}
+	t.chosen = true
 	take := func(o TrainOptions) (*Fit, error) {
 		f, err := t.fit(o, micro, each)
 		if err == nil {

@@ -108,9 +108,11 @@ type Trainer struct {
 	calls         int              // steps taken, skipped ones included: the dropout masks' clock
 	updates       int              // AdamW's t
 	scale         lossScale
-	unpacked      bool // it asked for unpacked layers
-	float8        bool // it asked for the base in 8-bit floats
-	turned        bool // and for its transpose
+	unpacked      bool            // it asked for unpacked layers
+	chosen        bool            // Choose took the memory policy
+	passed        map[string]bool // kinds of passes that were seen to end
+	float8        bool            // it asked for the base in 8-bit floats
+	turned        bool            // and for its transpose
 }
 
 var _ train.Stepper = (*Trainer)(nil)
@@ -122,7 +124,7 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t = &Trainer{base: b, opt: o, config: a.Config, keep: o.keeps(len(b.layers)),
+	t = &Trainer{base: b, opt: o, config: a.Config, keep: o.keeps(len(b.layers)), passed: map[string]bool{},
 		adam:  optim.AdamW{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay},
 		scale: newLossScale(b.dt, o.LossScale)}
 	if err := hasFloat8(backend.Describe(b.norm.Backend()), o.FP8); err != nil {
@@ -199,7 +201,8 @@ func (t *Trainer) free() {
 // Step makes one optimizer step from micro-batches whose gradients add up, with
 // learning rate lr. The loss is the mean over the supervised tokens of all of
 // them together. A step without any, or whose gradients overflow (float16),
-// changes nothing and reports Skipped.
+// changes nothing and reports Skipped. One that finds no memory is made again by a leaner
+// policy where [Trainer.Choose] took it (retreat.go), and Note says so.
 func (t *Trainer) Step(micro []*batch.Batch, lr float64) (res train.StepResult, err error) {
 	b := t.base
 	b.mu.Lock()
@@ -222,19 +225,12 @@ func (t *Trainer) Step(micro []*batch.Batch, lr float64) (res train.StepResult, 
 		res.Skipped = true
 		return res, nil
 	}
-	if err := t.pageOut(); err != nil {
+	g, note, err := t.gather(micro, t.scale.value/float64(res.Supervised))
+	res.Note = note
+	if err != nil {
 		return res, err
 	}
-	g := &gradients{sums: append([]compute.Buffer(nil), t.zeros...), shared: true}
 	defer g.free()
-	for i, bt := range micro {
-		if bt.Supervised() == 0 {
-			continue
-		}
-		if err := t.accumulate(g, bt, i, t.scale.value/float64(res.Supervised)); err != nil {
-			return res, err
-		}
-	}
 	loss, norm, err := t.update(g, lr)
 	if err != nil {
 		return res, err

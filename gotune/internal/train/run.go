@@ -29,6 +29,9 @@ type StepResult struct {
 
 	// LossScale is the factor of the loss in float16; 0 where none is used.
 	LossScale float64
+
+	// Note says what the step had to change to be made at all; "" for nothing.
+	Note string
 }
 
 // A Stepper owns the weights and the optimizer. The loop calls it from one
@@ -230,7 +233,7 @@ func (r *runner) step() (Record, error) {
 	return Record{
 		Step: s.Step, Steps: r.plan.Steps, Epoch: r.plan.epochAfter(s.Step),
 		Loss: res.Loss, LearningRate: lr, GradNorm: res.GradNorm, Tokens: res.Tokens, Supervised: res.Supervised,
-		Skipped: res.Skipped, LossScale: res.LossScale,
+		Skipped: res.Skipped, LossScale: res.LossScale, Note: res.Note,
 		Seconds: s.Seconds, TokensPerSecond: r.pace.tokensPerSecond(), ETA: r.pace.secondsPerStep() * float64(r.plan.Steps-s.Step),
 	}, nil
 }

@@ -109,6 +109,7 @@ type Record struct {
 	Supervised   int     // tokens the loss is over
 	Skipped      bool    // nothing was changed: the gradient was not finite
 	LossScale    float64 // of float16 training; 0: none
+	Note         string  // what had to be changed for it; "" for nothing
 
 	Seconds         float64 // since the run began, earlier parts of a resumed one included
 	TokensPerSecond float64 // over the last steps, compilation left out
