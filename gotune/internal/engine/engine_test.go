@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -291,13 +292,15 @@ func TestBusy(t *testing.T) {
 	defer cancel()
 	ended := make(chan struct{})
 	go func() { defer close(ended); _, _ = long.TrainContext(ctx) }()
-	for e.runs.running() == nil {
-		time.Sleep(time.Millisecond)
-	}
+	waitStep(t, e, "long", 1)
 	_, err := testRun("second").Train()
-	if !errors.Is(err, gotune.ErrBusy) || !strings.Contains(err.Error(), `"long"`) || !strings.Contains(err.Error(), "Stop()") {
-		t.Errorf("second run: %v, want busy with the name of the first and how to stop it", err)
+	var busy *gotune.Error
+	if !errors.As(err, &busy) {
+		t.Fatalf("second run: %v, want an error of the engine", err)
 	}
+	found := regexp.MustCompile(`\d+`).ReplaceAllString(busy.Found, "N")
+	tells(t, &gotune.Error{Kind: busy.Kind, Op: busy.Op, Object: busy.Object, Found: found, Wanted: busy.Wanted, Next: busy.Next}, gotune.ErrBusy, "$DIR",
+		"train run \"second\": the engine is busy\n\thave run \"long\" is training (step N of N)\n\twant no run under way\n\thint: wait for it, or stop it: gotune.Trainer{Name: \"long\"}.Stop()")
 	if r, err := (gotune.Trainer{Name: "long"}).Stop(); err != nil || r.State != gotune.RunStopped {
 		t.Errorf("stop: %s, %v, %v", r.State, r.Error, err)
 	}
