@@ -16,12 +16,21 @@ import (
 // to listen: longer than a handover between two engines.
 const detachTimeout = handover + 10*time.Second
 
-// ownSession says whether this process was started to live on its own, in a
-// session that it leads. A service of systemd and a container's first process
-// lead theirs as well, but are to stay the process that was started.
+// ownSession says whether this process was started to live on its own, as kernels
+// and programs start it: in a session that it leads, without input. What a terminal
+// or ssh starts leads a session too, but has an input; a service of systemd and a
+// container's first process have none, but are to stay the process that was started.
 func ownSession() bool {
 	leader, err := unix.Getsid(0)
-	return err == nil && leader == pid && pid != 1 && os.Getenv("SYSTEMD_EXEC_PID") != strconv.Itoa(pid)
+	if err != nil || leader != pid || pid == 1 || os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(pid) {
+		return false
+	}
+	input, err := os.Stdin.Stat()
+	if err != nil {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err == nil && os.SameFile(input, null)
 }
 
 // detach starts the engine a second time and returns the exit status of the

@@ -29,7 +29,8 @@ const EnvIdle = "GOTUNE_ENGINE_IDLE"
 // Main runs `gotune engine` with args until it is told to end (the verb
 // shutdown, SIGTERM, SIGINT) or has been idle for long enough, and returns the
 // exit status. Runs under way are stopped with a checkpoint. Started in a session
-// of its own, it goes to the background once it listens (see detach).
+// of its own without an input, it goes to the background once it listens (see
+// ownSession and detach).
 func Main(args []string, version string) int {
 	o := Options{Version: version, Idle: DefaultIdle}
 	if s := os.Getenv(EnvIdle); s != "" {
