@@ -112,7 +112,12 @@ func (t *Trainer) Fit(micro []*batch.Batch, each func(program string)) (*Fit, er
 	if err := firstError(t.base.usable("plan a step"), t.ad.check(t.base)); err != nil {
 		return nil, err
 	}
-	return t.fit(t.opt, micro, each)
+	f, err := t.fit(t.opt, micro, each)
+	if err == nil && !f.OK() && t.eightKept {
+		t.pack()
+		return t.fit(t.opt, micro, each)
+	}
+	return f, err
 }
 
 // fit is Fit for other memory options. base.mu is held.
@@ -213,7 +218,13 @@ func (t *Trainer) Choose(micro []*batch.Batch, each func(program string)) (f *Fi
 			return f, err
 		}
 	}
+	eight := t.eightKept
 	t.pack()
+	if eight {
+		if f, err = take(first); err != nil || f.Roomy() {
+			return f, err
+		}
+	}
 	for _, o := range leaner(first, tokens) {
 		if f, err = take(o); err != nil {
 			return f, err

@@ -2,6 +2,7 @@ package layerwise
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -22,9 +23,13 @@ import (
 // each row would gain next to nothing (values down to 2⁻¹⁵ of the largest keep all bits)
 // and cuBLASLt takes one for a tensor.
 //
-// Weights are rounded once, from their unpacked values, and stay on the device while a
-// trainer asks for them: a byte each beside the 4-bit codes, two with their transposes. An activation's scale is
-// made of its own largest value in the same program. In the graph a product is that of
+// A weight's scale is found once, from the unpacked values of its matrix. Where layers
+// keep their residuals (MemorySave) and there is room, the rounded weights stay on the
+// device while a trainer asks for them: a byte each beside the 4-bit codes, two with
+// their transposes. Under MemoryRecompute and MemoryOffload, or without that room, each
+// call rounds them again from the codes, to the same bits: it writes a byte a weight,
+// half of what unpacking to 16 bits does, and nothing but the scales is kept. An
+// activation's scale is made of its own largest value in the same program. In the graph a product is that of
 // 8-bit values converted to the compute dtype and scaled; XLA makes cuBLASLt's FP8
 // product of that pattern, and on a CPU computes it as it is written. Nothing saturates
 // but by rounding; a value that is not a number stays one.
@@ -60,12 +65,17 @@ func float8Scale(amax *Node, dt dtypes.DType) *Node {
 // float8 rounds x to e4m3 values q and their scale, an f32 scalar of use in dt.
 func float8(x *Node, dt dtypes.DType) (q, scale *Node) {
 	scale = float8Scale(ConvertDType(ReduceAllMax(Abs(x)), dtypes.Float32), dt)
+	return float8By(x, scale), scale
+}
+
+// float8By rounds x to e4m3 values by a scale.
+func float8By(x, scale *Node) *Node {
 	v := Mul(ConvertDType(x, dtypes.Float32), Reciprocal(scale)) // a power of two has an exact one
 	// By comparisons, which a value that is not a number passes.
 	g, limit := x.Graph(), float64(float8Largest)
 	v = Where(GreaterThan(v, scalarF32(g, limit)), BroadcastToShape(scalarF32(g, limit), v.Shape()), v)
 	v = Where(LessThan(v, scalarF32(g, -limit)), BroadcastToShape(scalarF32(g, -limit), v.Shape()), v)
-	return ConvertDType(v, dtypes.F8E4M3FN), scale
+	return ConvertDType(v, dtypes.F8E4M3FN)
 }
 
 // scaledBack is q·scale in dt.
@@ -85,7 +95,7 @@ func throughFloat8(x *Node) *Node {
 // eightBits are rows of a matrix in 8-bit floats inside a graph.
 type eightBits struct {
 	row, n int   // which of the matrix's
-	bytes  *Node // u8 [n, in]
+	bytes  *Node // u8 [n, in] where they are kept, e4m3 where this call rounds them
 	scale  *Node // f32 scalar
 	turned *Node // bytes' transpose u8 [in, n], or nil
 }
@@ -112,19 +122,62 @@ func (s *groupSpec) float8Parts() (out []eightBits) {
 	return out
 }
 
-// float8Inputs are a layer's matrices in 8-bit floats as programs of a mode take them:
-// bytes and scale of each part, then their transposes.
-func (w *layerWeights) float8Inputs(mode string) []compute.Buffer {
-	switch mode {
-	case FP8Off:
-		return nil
-	case FP8Both:
-		return append(w.eight[:len(w.eight):len(w.eight)], w.turned...)
+// float8Values are the values of a part, f32 [n, in], from the matrix's inputs. Those of
+// the part alone are unpacked: XLA makes no 8-bit product of rows that are cut out later.
+func (s *groupSpec) float8Values(in []*Node, e eightBits) *Node {
+	if s.typ == "" {
+		return ConvertDType(Slice(in[0], AxisRange(e.row, e.row+e.n)), dtypes.Float32)
 	}
-	return w.eight
+	absmax := in[1]
+	if s.nested {
+		absmax = s.scales(in[1], in[2], in[3])
+	}
+	one, row, from := *s, 0, 0
+	one.parts, one.nested, one.bias = nil, false, false
+	for _, p := range s.parts {
+		if row >= e.row && row < e.row+e.n {
+			one.parts = append(one.parts, p)
+		} else if row < e.row {
+			from += s.blocks(p)
+		}
+		row += p.out
+	}
+	to := from + one.totalBlocks()
+	return one.dequantize(Slice(in[0], AxisRange(from*s.block/2, to*s.block/2)), Slice(absmax, AxisRange(from, to)), dtypes.Float32)
 }
 
-// readFloat8 gives each matrix its 8-bit form from such inputs.
+// float8Inputs are what programs of a mode take of a layer for products in 8-bit floats:
+// the scale of each part and, where they are kept, bytes and then their transposes.
+func (w *layerWeights) float8Inputs(c *passContext) []compute.Buffer {
+	switch {
+	case c.fp8 == FP8Off:
+		return nil
+	case !c.eightKept:
+		return w.scales
+	case c.fp8 == FP8Both:
+		return slices.Concat(w.scales, w.eight, w.turned)
+	}
+	return slices.Concat(w.scales, w.eight)
+}
+
+// packed is the layer without unpacked matrices, whose values are rounded to the compute
+// dtype already.
+func (w *layerWeights) packed() *layerWeights {
+	if w.resident == nil {
+		return w
+	}
+	return &layerWeights{groups: w.groups, norm1: w.norm1, norm2: w.norm2}
+}
+
+// forPass is the layer as programs of a pass take it.
+func (w *layerWeights) forPass(c *passContext) *layerWeights {
+	if c.fp8 != FP8Off && !c.eightKept {
+		return w.packed()
+	}
+	return w
+}
+
+// readFloat8 gives each matrix its 8-bit form from such inputs, or from its own.
 func readFloat8(ms []matrix, in []*Node) {
 	all := 0
 	for i := range ms {
@@ -135,7 +188,12 @@ func readFloat8(ms []matrix, in []*Node) {
 	for i := range ms {
 		for k := range ms[i].eight {
 			e := &ms[i].eight[k]
-			e.bytes, e.scale = in[2*at], in[2*at+1]
+			e.scale = in[at]
+			if len(in) == all {
+				e.bytes = float8By(ms[i].spec.float8Values(ms[i].in, *e), e.scale)
+			} else {
+				e.bytes = in[all+at]
+			}
 			if len(in) == 3*all {
 				e.turned = in[2*all+at]
 			}
@@ -211,8 +269,70 @@ func hasFloat8(info backend.Info, mode string) error {
 	return nil
 }
 
-// holdFloat8 makes the 8-bit form of every base matrix, if no trainer has yet; each
-// call wants one of dropFloat8.
+// float8Bytes is what the base's matrices take in 8-bit floats.
+func (b *Base) float8Bytes() (n int64) {
+	for _, l := range b.layers {
+		for _, g := range l.groups {
+			n += int64(g.out()) * int64(g.in)
+		}
+	}
+	return n
+}
+
+// scaleFloat8 finds the scales of the base's matrices, once. They stay with the base: 256
+// bytes of the device's memory each.
+func (b *Base) scaleFloat8() error {
+	for _, l := range b.layers {
+		if l.scales != nil {
+			continue
+		}
+		var scales []compute.Buffer
+		for _, g := range l.groups {
+			out, err := b.eachFloat8("scales", g, nil, func(v, _ *Node) *Node {
+				return float8Scale(ReduceAllMax(Abs(v)), b.dt)
+			})
+			if err != nil {
+				drop(scales...)
+				return err
+			}
+			scales = append(scales, out...)
+		}
+		l.scales = scales
+	}
+	return nil
+}
+
+// eachFloat8 runs a program that makes a tensor of every part of a matrix, from its values
+// and, where they are given, its scale.
+func (b *Base) eachFloat8(what string, g *group, scales []compute.Buffer, build func(values, scale *Node) *Node) ([]compute.Buffer, error) {
+	spec := g.groupSpec
+	spec.bias = false
+	own := g.bufs
+	if g.bias {
+		own = own[:len(own)-1]
+	}
+	sh := spec.shapes()
+	for range scales {
+		sh = append(sh, shapeOf(dtypes.Float32))
+	}
+	p, err := b.dev.program("float8 "+what+" "+spec.key()+b.dt.String(), sh, func(_ *Graph, in []*Node) (out []*Node) {
+		for i, e := range spec.float8Parts() {
+			var scale *Node
+			if len(in) > len(own) {
+				scale = in[len(own)+i]
+			}
+			out = append(out, build(spec.float8Values(in, e), scale))
+		}
+		return out
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.run(slices.Concat(own, scales))
+}
+
+// holdFloat8 keeps every base matrix in 8-bit floats, if no trainer has yet; each call
+// wants one of dropFloat8. Scales are there.
 func (b *Base) holdFloat8() (err error) {
 	b.eightUsers++
 	if b.eightUsers > 1 {
@@ -224,28 +344,16 @@ func (b *Base) holdFloat8() (err error) {
 		}
 	}()
 	for _, l := range b.layers {
+		at := 0
 		for _, g := range l.groups {
-			spec := g.groupSpec
-			spec.bias = false
-			in := g.bufs
-			if g.bias {
-				in = in[:len(in)-1]
-			}
-			p, err := b.dev.program("float8 "+spec.key()+b.dt.String(), spec.shapes(), func(_ *Graph, in []*Node) (out []*Node) {
-				m, _ := spec.read(in, dtypes.Float32)
-				for _, e := range spec.float8Parts() {
-					q, scale := float8(Slice(m.w, AxisRange(e.row, e.row+e.n)), b.dt)
-					out = append(out, ConvertDType(q, dtypes.Uint8), scale)
-				}
-				return out
+			n := len(g.float8Parts())
+			out, err := b.eachFloat8("bytes", g, l.scales[at:at+n], func(v, scale *Node) *Node {
+				return ConvertDType(float8By(v, scale), dtypes.Uint8)
 			})
 			if err != nil {
 				return err
 			}
-			out, err := p.run(in)
-			if err != nil {
-				return err
-			}
+			at += n
 			l.eight = append(l.eight, out...)
 			b.eightBytes += int64(g.out()) * int64(g.in)
 		}
@@ -265,14 +373,49 @@ func (b *Base) dropFloat8() {
 	b.eightBytes = 0
 }
 
+// holdFloat8 keeps the base in 8-bit floats for this trainer's life where its layers keep
+// their residuals and there is room. base.mu is held.
+func (t *Trainer) holdFloat8() error {
+	b := t.base
+	if err := b.scaleFloat8(); err != nil {
+		return err
+	}
+	inUse, limit := b.account()
+	more := b.float8Bytes()
+	if b.eightUsers > 0 {
+		more = 0
+	}
+	if t.opt.Memory != MemorySave || limit > 0 && float64(inUse+more) > FitShare*float64(limit) {
+		return nil
+	}
+	if err := b.holdFloat8(); err != nil {
+		return err
+	}
+	t.eightKept = true
+	return nil
+}
+
+// dropFloat8 undoes holdFloat8: from here on calls round the weights themselves.
+func (t *Trainer) dropFloat8() {
+	if t.eightKept {
+		t.eightKept = false
+		t.base.dropFloat8()
+	}
+}
+
 // Gradients' products want the transposes of what the forward pass's want: cuBLASLt
 // multiplies 8-bit floats along the last axis of both operands. Where there is room, as
-// for unpacked layers, they are kept; else XLA makes them in each call.
+// for unpacked layers, they are kept; else XLA makes them in each call, also of weights
+// that the call rounds. Bytes of traffic for a weight there: to transpose what was rounded
+// for the layer's second forward pass, 2 (read and written), and nothing where XLA unpacks the
+// codes into the transpose's tiles, 1.5 (½ read). Codes unpacked in transposed order by the graph
+// would take those 1.5 too, but both nibbles of a byte go to rows of their own, and the
+// values of a block's scale lie in 64 of them: so the order is left to XLA.
 
 // turnAll keeps the transposes of all 8-bit matrices.
 func (b *Base) turnAll() error {
 	for _, l := range b.layers {
-		for i := 0; i < len(l.eight); i += 2 {
+		for i := range l.eight {
 			in := l.eight[i : i+1]
 			sh, err := shapesOf(in)
 			if err != nil {

@@ -3,6 +3,7 @@ package layerwise
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -198,8 +199,8 @@ func TestFloat8BoundFindsAWrongScale(t *testing.T) {
 	want := takeFloat8Step(t, b, a, TrainOptions{})
 	holder := newTrainer(t, b, a, TrainOptions{FP8: FP8Forward}) // so that the next trainer takes what is there
 	defer holder.Free()
-	for i := range len(b.layers[0].eight) / 2 {
-		scale := &b.layers[0].eight[2*i+1]
+	for i := range b.layers[0].scales {
+		scale := &b.layers[0].scales[i]
 		right := *scale
 		v, err := download[float32](right, 1)
 		if err != nil {
@@ -268,6 +269,129 @@ func TestFloat8IsShared(t *testing.T) {
 	second.Free()
 	if b.Bytes() != before || b.layers[0].eight != nil || b.layers[0].turned != nil {
 		t.Error("kept when nobody trains")
+	}
+}
+
+// Calls that round the weights themselves give what kept ones give, bit for bit: for 4-bit
+// codes, with their scales quantized and not, also where layers are unpacked beside them, and
+// for plain values. The layers keep nothing then, and a plan counts nothing.
+func TestFloat8InCallsAsKept(t *testing.T) {
+	dir := randomModel(t, float8Config)
+	for _, load := range []LoadOptions{
+		{Quant: QuantNF4, DoubleQuant: true, ComputeDType: "bfloat16"},
+		{Quant: QuantFP4, ResidentBytes: -1},
+		{ComputeDType: "bfloat16"},
+	} {
+		b := loadDir(t, dir, load)
+		before := b.Bytes()
+		micro := []*batch.Batch{randomBatch(2, 64, b.cfg.VocabSize)}
+		a := randomAdapter(t, b, "q_proj", "down_proj")
+		step := func(o TrainOptions, kept bool) (losses []float64, flat []float32) {
+			tr := newTrainer(t, b, a, o)
+			defer tr.Free()
+			if lean := o.Memory != MemorySave; lean == tr.eightKept {
+				t.Fatalf("%s: weights are kept: %t", o.Memory, tr.eightKept)
+			}
+			switch {
+			case kept && !tr.eightKept:
+				if err := b.holdFloat8(); err != nil {
+					t.Fatal(err)
+				}
+				tr.eightKept = true
+			case !kept:
+				tr.dropFloat8()
+				f, err := tr.Fit(micro, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f.Float8 != 0 || f.Weights != before || b.Bytes() != before {
+					t.Errorf("%s: the plan has weights of %d bytes, %d of them in 8-bit floats, the model %d, want %d and none", o.Memory, f.Weights, f.Float8, b.Bytes(), before)
+				}
+			}
+			for range 2 {
+				r, err := tr.Step(micro, 1e-2)
+				if err != nil {
+					t.Fatal(err)
+				}
+				losses = append(losses, r.Loss, r.GradNorm)
+			}
+			flat, err := download[float32](tr.ad.flat, tr.ad.layout.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return losses, flat
+		}
+		for _, fp8 := range []string{FP8Forward, FP8Both} {
+			for _, o := range []TrainOptions{{Memory: MemorySave}, {Memory: MemoryRecompute}, {Memory: MemoryOffload, KeepAttention: true, Chunk: 64}} {
+				o.FP8, o.Dropout = fp8, 0.1
+				losses, flat := step(o, false)
+				wantLosses, wantFlat := step(o, true)
+				if !slices.Equal(losses, wantLosses) || !slices.Equal(flat, wantFlat) {
+					t.Errorf("%+v, %s, %s: losses and norms %v, with kept weights %v; trained values equal: %t", load, fp8, o.Memory, losses, wantLosses, slices.Equal(flat, wantFlat))
+				}
+			}
+		}
+		if b.Bytes() != before {
+			t.Errorf("%d bytes stay", b.Bytes()-before)
+		}
+	}
+}
+
+// Where the device has no room for weights in 8-bit floats they are not kept: a trainer begins
+// without, a plan that does not fit gives them up, and so does a step that finds no memory.
+func TestFloat8KeepsWhatFits(t *testing.T) {
+	b := loadDir(t, randomModel(t, float8Config), LoadOptions{Quant: QuantNF4, ResidentBytes: -1})
+	defer func() { b.dev.limit = 0 }()
+	a := randomAdapter(t, b, "q_proj", "v_proj")
+	micro := []*batch.Batch{randomBatch(2, 64, b.cfg.VocabSize)}
+	o := TrainOptions{FP8: FP8Forward, Memory: MemorySave}
+	kept := newTrainer(t, b, a, o)
+	with, err := kept.Fit(micro, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if with.Float8 != b.float8Bytes() || !kept.eightKept {
+		t.Errorf("%d bytes kept, want %d", with.Float8, b.float8Bytes())
+	}
+	kept.dropFloat8()
+	without, err := kept.Fit(micro, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept.Free()
+
+	b.dev.limit = b.Bytes() + b.float8Bytes() // not quite
+	if tr := newTrainer(t, b, a, o); tr.eightKept || b.Bytes() != b.bytes {
+		t.Error("kept in a device that is full")
+	}
+	limit := func(f *Fit) int64 { return int64(float64(f.Peak+f.Block)/FitShare) + 1 }
+	if limit(with) <= limit(without) {
+		t.Fatalf("kept weights take %d, none %d: nothing to choose", limit(with), limit(without))
+	}
+	for name, find := range map[string]func(*Trainer) (*Fit, error){
+		"Fit":    func(tr *Trainer) (*Fit, error) { return tr.Fit(micro, nil) },
+		"Choose": func(tr *Trainer) (*Fit, error) { return tr.Choose(micro, nil) },
+	} {
+		b.dev.limit = 0
+		tr := newTrainer(t, b, a, o)
+		b.dev.limit = limit(without)
+		if name == "Fit" && with.Peak <= int64(FitShare*float64(b.dev.limit)) {
+			b.dev.limit = int64(float64(without.Peak)/FitShare) + 1
+		}
+		f, err := find(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Float8 != 0 || tr.eightKept || f.Kept != f.Layers || !f.OK() {
+			t.Errorf("%s: %d bytes kept, policy %s, %s", name, f.Float8, f.Policy(), f)
+		}
+		tr.Free()
+	}
+	b.dev.limit = 0
+	tr := newTrainer(t, b, a, o)
+	tr.chosen = true
+	if !tr.retreat(128) || tr.eightKept || tr.opt.Memory != MemorySave || !tr.retreat(128) || tr.opt.Memory != MemoryRecompute {
+		t.Errorf("after two retreats the policy is %s, weights kept: %t", tr.policy(128), tr.eightKept)
 	}
 }
 

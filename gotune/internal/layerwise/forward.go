@@ -26,6 +26,7 @@ type passContext struct {
 	geometry
 	cos, sin, bias, keys compute.Buffer
 	fp8                  string // TrainOptions.FP8 of the layers' products
+	eightKept            bool   // weights in 8-bit floats are kept, not made in each call
 }
 
 func (c *passContext) buffers() []compute.Buffer {
@@ -53,26 +54,33 @@ type layerKind struct {
 	dropout float64
 	keep    keep
 	fp8     string // as passContext.fp8
-	turned  bool   // with transposes of 8-bit weights
+	kept    bool   // with 8-bit weights that are kept
+	turned  bool   // and their transposes
 }
 
 func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
-	specs, key := b.layers[i].specs()
+	return b.kindOf(b.layers[i], i, m, ad, dropout, k)
+}
+
+// kindOf is kind for another form of the layer.
+func (b *Base) kindOf(w *layerWeights, i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
+	specs, key := w.specs()
 	return layerKind{geometry: m, specs: specs, lora: ad.specs(i), keys: key + " lora " + ad.key(i), dropout: dropout, keep: k}
 }
 
 func (k *layerKind) key() string {
 	key := fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
 	if k.fp8 != FP8Off {
-		key += fmt.Sprintf(" fp8 %s turned %t", k.fp8, k.turned)
+		key += fmt.Sprintf(" fp8 %s kept %t turned %t", k.fp8, k.kept, k.turned)
 	}
 	return key
 }
 
 // passKind is kind for a layer of a pass.
 func (b *Base) passKind(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep) layerKind {
-	kind := b.kind(i, c.geometry, ad, dropout, k)
-	kind.fp8, kind.turned = c.fp8, c.fp8 == FP8Both && b.layers[i].turned != nil
+	kind := b.kindOf(b.layers[i].forPass(c), i, c.geometry, ad, dropout, k)
+	kind.fp8, kind.kept = c.fp8, c.eightKept
+	kind.turned = c.fp8 == FP8Both && c.eightKept && b.layers[i].turned != nil
 	return kind
 }
 
@@ -139,7 +147,7 @@ func (b *Base) arguments(i int, c *passContext, ad *DeviceAdapter, own ...comput
 	if len(ad.specs(i)) > 0 {
 		in = append(in, ad.where[i], ad.flat)
 	}
-	return append(append(in, b.layers[i].buffers()...), b.layers[i].float8Inputs(c.fp8)...)
+	return append(append(in, b.layers[i].forPass(c).buffers()...), b.layers[i].float8Inputs(c)...)
 }
 
 // call compiles (once) and runs a program for these arguments.

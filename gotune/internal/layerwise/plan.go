@@ -230,7 +230,7 @@ func (t *Trainer) planned(p *plan, o TrainOptions) *Trainer {
 	b := t.base.planned(p)
 	d := &Trainer{base: b, opt: o, adam: t.adam, config: t.config, keep: o.keeps(len(b.layers)),
 		ad:    &DeviceAdapter{base: b, layout: t.ad.layout, flat: t.ad.flat, where: t.ad.where},
-		zeros: t.zeros, scale: t.scale}
+		zeros: t.zeros, scale: t.scale, eightKept: t.eightKept}
 	states := shapes.Make(dtypes.Float32, t.ad.layout.size)
 	if t.first != nil { // counted as in use already
 		d.first, d.second = &plannedTensor{plan: p, shape: states}, &plannedTensor{plan: p, shape: states}

@@ -87,7 +87,7 @@ func (t *Trainer) retreat(tokens int) bool {
 		}
 	}
 	switch {
-	case t.unpacked:
+	case t.unpacked || t.eightKept:
 		t.pack()
 	case kept == layers:
 		o = list[0]

@@ -48,7 +48,8 @@ type TrainOptions struct {
 	// of the layer's weights unpacked.
 	Chunk int
 	// FP8 is FP8Off, FP8Forward or FP8Both: which products with the base take 8-bit floats
-	// in a step (float8.go). That changes the step's numbers.
+	// in a step (float8.go). That changes the step's numbers. Under MemorySave, and where
+	// there is room, the base is kept in 8-bit floats, a byte a weight; else each call rounds it.
 	FP8 string
 	// LossScale is the first loss scale of float16 training; 0 means 65536. Other
 	// compute dtypes use none.
@@ -111,7 +112,7 @@ type Trainer struct {
 	unpacked      bool            // it asked for unpacked layers
 	chosen        bool            // Choose took the memory policy
 	passed        map[string]bool // kinds of passes that were seen to end
-	float8        bool            // it asked for the base in 8-bit floats
+	eightKept     bool            // it asked for the base in 8-bit floats
 	turned        bool            // and for its transpose
 }
 
@@ -139,10 +140,9 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 		}
 	}()
 	if o.FP8 != FP8Off {
-		if err := b.holdFloat8(); err != nil {
+		if err := t.holdFloat8(); err != nil {
 			return nil, err
 		}
-		t.float8 = true
 	}
 	zero := make([]float32, t.ad.layout.size)
 	if err := t.setStates(zero, zero); err != nil {
@@ -183,10 +183,6 @@ func (t *Trainer) Free() {
 
 func (t *Trainer) free() {
 	t.pack()
-	if t.float8 {
-		t.float8 = false
-		t.base.dropFloat8()
-	}
 	t.ad.free()
 	t.forgetAway()
 	drop(t.first, t.second)
@@ -271,7 +267,7 @@ func (t *Trainer) accumulate(g *gradients, bt *batch.Batch, micro int, gradScale
 		return err
 	}
 	defer c.free()
-	c.fp8 = t.opt.FP8
+	c.fp8, c.eightKept = t.opt.FP8, t.eightKept
 	k := t.newKept(x)
 	defer k.free()
 	for i := range b.layers {

@@ -21,6 +21,8 @@ func (t *Trainer) unpack(micro []*batch.Batch) error {
 	b := t.base
 	need := b.residentBytes()
 	switch {
+	case t.opt.FP8 != FP8Off && !t.eightKept: // calls round the packed ones
+		return nil
 	case t.opt.FP8 == FP8Both: // reads no unpacked matrix but DoRA's
 		return t.turn(micro)
 	case t.unpacked || need == 0 || b.opt.ResidentBytes < 0:
@@ -48,9 +50,10 @@ func (t *Trainer) spare(need int64, micro []*batch.Batch) bool {
 	return float64(inUse+need+t.estimate(micro)) <= (1-unpackedSpare)*float64(limit)
 }
 
-// pack undoes unpack.
+// pack undoes unpack, and frees weights in 8-bit floats.
 func (t *Trainer) pack() {
 	t.unturn()
+	t.dropFloat8()
 	if !t.unpacked {
 		return
 	}

@@ -126,7 +126,8 @@ type layerWeights struct {
 	resident      []compute.Buffer // the layer's tensors with 4-bit matrices unpacked, or nil
 	residentSpecs []groupSpec
 	owned         []compute.Buffer // those of resident that are not also in groups
-	eight, turned []compute.Buffer // in 8-bit floats (float8.go): bytes and scale of each part, their transposes; or nil
+	scales        []compute.Buffer // of its matrices in 8-bit floats (float8.go), of each part an f32 scalar; or nil
+	eight, turned []compute.Buffer // those kept in 8-bit floats: bytes of each part, their transposes; or nil
 	known         []groupSpec      // what specs returns, made once
 	key           string           // of known
 }
@@ -170,6 +171,7 @@ func specsKey(specs []groupSpec) string {
 func (w *layerWeights) free() {
 	drop(w.norm1, w.norm2)
 	drop(w.owned...)
+	drop(w.scales...)
 	drop(w.eight...)
 	drop(w.turned...)
 	for _, g := range w.groups {
@@ -182,6 +184,7 @@ type matrix struct {
 	spec  *groupSpec
 	w     *Node       // [Σ out, in], compute dtype
 	bias  *Node       // f32 [Σ out], or nil
+	in    []*Node     // what w and bias are made of
 	eight []eightBits // w in 8-bit floats, which products take instead, or nil
 }
 
@@ -193,7 +196,7 @@ func (m *matrix) holds(projs []string) bool {
 // read consumes the group's nodes from in and returns its matrix in the compute
 // dtype, and the nodes left.
 func (s *groupSpec) read(in []*Node, dt dtypes.DType) (matrix, []*Node) {
-	m := matrix{spec: s}
+	m, all := matrix{spec: s}, in
 	switch {
 	case s.typ == "":
 		m.w, in = ConvertDType(in[0], dt), in[1:]
@@ -205,5 +208,6 @@ func (s *groupSpec) read(in []*Node, dt dtypes.DType) (matrix, []*Node) {
 	if s.bias {
 		m.bias, in = in[0], in[1:]
 	}
+	m.in = all[:len(all)-len(in)]
 	return m, in
 }
