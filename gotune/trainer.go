@@ -64,7 +64,8 @@ type Trainer struct {
 	// one scale for each tensor), for GPUs of compute capability 8.9 and newer (L4, RTX
 	// 4090, H100): "forward" those of the forward pass, "both" the gradients' too. It is
 	// faster and changes the numbers: gradients differ by some percent from those in 16
-	// bits. It takes a byte of memory for each of those weights more. Adapters,
+	// bits. Where layers keep their results and there is room it takes a byte of memory
+	// for each of those weights more, and with "recompute" and "offload" none. Adapters,
 	// evaluation and generation stay as they are. Default: no.
 	FP8 string
 

@@ -186,11 +186,17 @@ func readFloat8(ms []matrix, in []*Node) {
 	}
 	at := 0
 	for i := range ms {
+		own := slices.Clone(ms[i].in)
+		if ms[i].spec.typ != "" && len(in) == all {
+			// The barrier keeps XLA from unpacking once to float32, 4 bytes a weight, for
+			// these values and for those in the compute dtype.
+			own[0] = OptimizationBarrier(own[0])
+		}
 		for k := range ms[i].eight {
 			e := &ms[i].eight[k]
 			e.scale = in[at]
 			if len(in) == all {
-				e.bytes = float8By(ms[i].spec.float8Values(ms[i].in, *e), e.scale)
+				e.bytes = float8By(ms[i].spec.float8Values(own, *e), e.scale)
 			} else {
 				e.bytes = in[all+at]
 			}
