@@ -14,6 +14,7 @@ import (
 
 	"github.com/gotune/gotune/cuda"
 	"github.com/gotune/gotune/gotune/internal/backend"
+	"github.com/gotune/gotune/gotune/internal/layerwise"
 )
 
 // job is one process of the whole measurement.
@@ -71,10 +72,15 @@ func all(ctx context.Context, args []string) error {
 	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", *ref)
 	add("check offload", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-chunk", "128", "-reference", *ref)
 	add("check attention kept", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-keep-attention", "-reference", *ref)
+	for _, fp8 := range []string{layerwise.FP8Forward, layerwise.FP8Both} {
+		add("check fp8 "+fp8, self, "check", "-model", two, "-dtype", "bfloat16", "-fp8", fp8, "-reference", *ref)
+	}
 	add("load", self, "load", "-model", whole)
-	add("train", self, "train", "-model", whole, "-lengths", *lengths)
+	add("train", self, "train", "-model", whole, "-lengths", *lengths, "-memory", "recompute,save,auto")
 	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
-	add("train resident", self, "train", "-model", whole, "-resident", "16", "-lengths", "1024", "-memory", "save")
+	for _, fp8 := range []string{layerwise.FP8Forward, layerwise.FP8Both} {
+		add("train fp8 "+fp8, self, "train", "-model", whole, "-lengths", *lengths, "-memory", "auto", "-fp8", fp8)
+	}
 	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
 		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-attention", "plain", "-lengths", "1024", "-memory", "recompute,auto")
@@ -82,10 +88,12 @@ func all(ctx context.Context, args []string) error {
 	}
 	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
 		// A pool taken at the start: fragments of one that grows add to the account of it.
-		add("train lean", self, "train", "-model", whole, "-pool", "14.5", "-double", "-lengths", *lengths, "-memory", "offload")
+		lean := []string{self, "train", "-model", whole, "-pool", "14.5", "-double", "-lengths", *lengths, "-memory", "offload", "-keep-attention", "-chunk", "8192"}
+		add("train lean", lean...)
+		add("train lean fp8", append(lean, "-fp8", layerwise.FP8Forward)...)
 		add("longest", self, "longest", "-model", whole, "-pool", "14.5", "-double", "-steps", "1")
 	}
-	add("packed", self, "packed", "-model", whole)
+	add("packed", self, "packed", "-model", whole, "-memory", "auto")
 	add("decode", self, "decode", "-model", whole)
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(*models, "merged"))
 	if *peers != "" {
