@@ -70,7 +70,16 @@ func (k *kernel) stopCell(c *cell) {
 	programs, started := k.children()
 	k.killCompiler()
 	k.askInterrupt()
-	go k.watchInterrupted(c, programs, started)
+	k.mu.Lock()
+	k.interrupts++ // until the watch is over: what it ends must not be the next cell's
+	k.mu.Unlock()
+	go func() {
+		k.watchInterrupted(c, programs, started)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.interrupts--
+		k.calm.Broadcast()
+	}()
 }
 
 func (c *cell) interrupt() {
@@ -108,6 +117,8 @@ func (k *kernel) watchInterrupted(c *cell, programs []int, started []process) {
 			for _, p := range started {
 				p.kill()
 			}
+			return
+		case <-k.gonb.gone:
 			return
 		case <-k.quit:
 			return
