@@ -172,6 +172,7 @@ func TestCommands(t *testing.T) {
 		{"trian", 2, `unknown command "trian"`},
 		{"generate --run r hello", 0, "A view of an array."},
 		{"generate --run r one two", 0, "prompt:\n    two\nanswer:\n    A map. …[cut at the length limit]"},
+		{"engine stop", 2, ""}, // it says why on the process's own stderr
 		{"generate hello", 2, "give one of --model and --run"},
 		{"generate --run r --top-p x hello", 2, "invalid argument"},
 		{"generate --run r --top-k 5 hello", 1, "Sampling.Temperature: not valid"},

@@ -48,6 +48,10 @@ func Main(args []string, version string) int {
 	if err := f.Parse(args); err != nil {
 		return 2
 	}
+	if f.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "gotune engine: it takes flags alone, and was given %q; 'gotune stop' ends a running engine, 'gotune status' shows it\n", f.Args())
+		return 2
+	}
 	if ownSession() {
 		return detach(o.Socket)
 	}

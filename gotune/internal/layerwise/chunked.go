@@ -45,28 +45,12 @@ func chunksOf(t, limit int) (out []rowRange) {
 	return out
 }
 
-// rowsAt are n rows of x from at (int32 scalar) on.
-func rowsAt(x, at *Node, n int) *Node {
-	if n == x.Shape().Dim(0) {
-		return x
-	}
-	from, sizes := []*Node{at}, append([]int{n}, x.Shape().Dimensions[1:]...)
-	for range sizes[1:] {
-		from = append(from, ScalarZero(at.Graph(), dtypes.Int32))
-	}
-	return DynamicSlice(x, from, sizes)
-}
-
-// putRows is x with rows from at on replaced by part; a part that is all is taken as it is.
-func putRows(x, part, at *Node) *Node {
-	if x == nil || x.Shape().Dim(0) == part.Shape().Dim(0) {
+// putChunk is x with rows from at on replaced by part; a part that is all is taken as it is.
+func putChunk(x, part, at *Node) *Node {
+	if x == nil {
 		return part
 	}
-	from := []*Node{at}
-	for range x.Shape().Dimensions[1:] {
-		from = append(from, ScalarZero(at.Graph(), dtypes.Int32))
-	}
-	return DynamicUpdateSlice(x, ConvertDType(part, x.DType()), from)
+	return putRows(x, part, at, 0)
 }
 
 // chunked runs one layer by chunks.
@@ -135,7 +119,7 @@ func (l *chunked) each(name string, own []compute.Buffer, count, kept int, build
 				in[p] = nodes[i]
 			}
 			at := Reshape(nodes[len(places)])
-			common.cos, common.sin = rowsAt(common.cos, at, r.n), rowsAt(common.sin, at, r.n)
+			common.cos, common.sin = cutRows(common.cos, at, r.n), cutRows(common.sin, at, r.n)
 			g := l.layer(&l.kind, common)
 			if g.rng != nil && r.n < l.c.tokens() {
 				g.rng.from = Bitcast(at, dtypes.Uint32)
@@ -166,8 +150,8 @@ func (l *chunked) queryKeyValue(x compute.Buffer) (qkv []compute.Buffer, err err
 	}
 	own = append(own, x)
 	err = l.each("qkv", own, 3, -1, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
-		q, k, v := g.queryKeyValue(rowsAt(in[3], at, n), &residuals{t: map[string]*Node{}})
-		return []*Node{putRows(in[0], q, at), putRows(in[1], k, at), putRows(in[2], v, at)}
+		q, k, v := g.queryKeyValue(cutRows(in[3], at, n), &residuals{t: map[string]*Node{}})
+		return []*Node{putChunk(in[0], q, at), putChunk(in[1], k, at), putChunk(in[2], v, at)}
 	})
 	return own[:3], err
 }
@@ -235,10 +219,10 @@ func (l *chunked) forward(x compute.Buffer, k keep) (y compute.Buffer, saved []c
 	}
 	all := slices.Concat(own[:count], own[2:])
 	err = l.each(name, all, count, -1, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
-		r := &residuals{o: rowsAt(in[count+1], at, n), t: map[string]*Node{}}
-		out := []*Node{putRows(in[0], g.after(rowsAt(in[count], at, n), r), at)}
+		r := &residuals{o: cutRows(in[count+1], at, n), t: map[string]*Node{}}
+		out := []*Node{putChunk(in[0], g.after(cutRows(in[count], at, n), r), at)}
 		if count == 2 {
-			out = append(out, putRows(in[1], r.x2, at))
+			out = append(out, putChunk(in[1], r.x2, at))
 		}
 		return out
 	})
@@ -307,15 +291,15 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 		return err
 	}
 	err = step(name, 2, []compute.Buffer{behind, o}, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
-		r := &residuals{o: rowsAt(in[3], at, n), t: map[string]*Node{}}
+		r := &residuals{o: cutRows(in[3], at, n), t: map[string]*Node{}}
 		if name == "afterback" {
-			g.after(rowsAt(in[2], at, n), r)
+			g.after(cutRows(in[2], at, n), r)
 		} else {
-			r.x2 = rowsAt(in[2], at, n)
+			r.x2 = cutRows(in[2], at, n)
 			g.mlp(r)
 		}
-		dx2, do := g.backwardAfter(rowsAt(in[0], at, n), r)
-		return []*Node{putRows(in[0], dx2, at), putRows(in[1], do, at)}
+		dx2, do := g.backwardAfter(cutRows(in[0], at, n), r)
+		return []*Node{putChunk(in[0], dx2, at), putChunk(in[1], do, at)}
 	})
 	if err != nil {
 		return nil, nil, err
@@ -341,8 +325,8 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 	}
 	defer drop(d...)
 	err = step("qkvback", 1, append([]compute.Buffer{x}, d...), []string{"q_proj", "k_proj", "v_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
-		part := func(i int) *Node { return rowsAt(in[i], at, n) }
-		return []*Node{putRows(in[0], g.backwardQueryKeyValue(part(1), part(0), part(2), part(3), part(4), &residuals{t: map[string]*Node{}}), at)}
+		part := func(i int) *Node { return cutRows(in[i], at, n) }
+		return []*Node{putChunk(in[0], g.backwardQueryKeyValue(part(1), part(0), part(2), part(3), part(4), &residuals{t: map[string]*Node{}}), at)}
 	})
 	return own[0], sum, err
 }

@@ -103,8 +103,7 @@ func (l *stepLayer) forward(x, slot, k, v, bias *Node) (y, k1, v1 *Node) {
 	q := ropeRotate(Reshape(qkv[0], b, l.heads, l.dim), l.cos, l.sin, false)
 	kNew := ropeRotate(Reshape(qkv[1], b, l.kv, l.dim), l.cos, l.sin, false)
 	put := func(cache, x *Node) *Node { // x [B, K, d] at the slot
-		zero := Scalar(x.Graph(), dtypes.Int32, 0)
-		return DynamicUpdateSlice(cache, Reshape(x, b, l.kv, 1, l.dim), []*Node{zero, zero, Reshape(slot), zero})
+		return putRows(cache, Reshape(x, b, l.kv, 1, l.dim), Reshape(slot), 2)
 	}
 	k1, v1 = put(k, kNew), put(v, qkv[2])
 	o := l.attendCache(q, k1, v1, bias)

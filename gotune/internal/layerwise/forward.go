@@ -105,7 +105,7 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 	}
 	if len(k.lora) > 0 {
 		at := Reshape(Slice(in.where, AxisRange(1, 2)))
-		l.lora = k.lora.modules(DynamicSlice(in.flat, []*Node{at}, []int{k.lora.size()}), b.dt)
+		l.lora = k.lora.modules(cutRows(in.flat, at, k.lora.size()), b.dt)
 		if k.dropout > 0 {
 			key := func(i int) *Node { return Bitcast(Reshape(Slice(in.keys, AxisRange(i, i+1))), dtypes.Uint32) }
 			l.rng = &dropoutRNG{p: k.dropout, k0: key(0), k1: key(1),

@@ -46,13 +46,7 @@ func (h *headGraph) pick(packed, x, norm *Node) *Node {
 // targets.
 func (h *headGraph) part(packed, picked, at *Node) (x, targets *Node) {
 	_, targets, _ = h.meta.labels(packed)
-	if h.chunk == h.meta.padded {
-		return picked, targets
-	}
-	from := Reshape(at)
-	zero := Scalar(at.Graph(), dtypes.Int32, 0)
-	return DynamicSlice(picked, []*Node{from, zero}, []int{h.chunk, picked.Shape().Dim(1)}),
-		DynamicSlice(targets, []*Node{from}, []int{h.chunk})
+	return cutRows(picked, Reshape(at), h.chunk), cutRows(targets, Reshape(at), h.chunk)
 }
 
 // back scatters the rows' gradients d [Tp, D] to all tokens and takes them through

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 
 	"github.com/gotune/gotune/gotune/internal/batch"
@@ -60,8 +59,7 @@ func (r *headRun) forwardBackward() (loss, dx compute.Buffer, err error) {
 		out, err := b.call("head chunk"+r.key, []compute.Buffer{r.packed, picked, b.head, from, loss, d}, []int{4, 5}, func(in []*Node) []*Node {
 			x, targets := r.part(in[0], in[1], in[3])
 			l, dc := r.piece(x, in[2], targets, scale(in[0]))
-			place := []*Node{Reshape(in[3]), Scalar(l.Graph(), dtypes.Int32, 0)}
-			return []*Node{Add(in[4], l), DynamicUpdateSlice(in[5], dc, place)}
+			return []*Node{Add(in[4], l), putRows(in[5], dc, Reshape(in[3]), 0)}
 		})
 		if err != nil {
 			d = nil
