@@ -168,7 +168,9 @@ func openNamed(name string) (compute.Backend, error) {
 	case CPU:
 		err = o.openCPU()
 	case Go:
-		o.compute, err = gobackend.New("")
+		// Operations side by side have been seen to wait for each other for ever, on two cores;
+		// a product uses all cores by itself.
+		o.compute, err = gobackend.New("ops_sequential")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open backend %s: %w", name, err)
