@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/gotune/gotune/cuda"
-	"github.com/gotune/gotune/gotune/internal/backend"
 	"github.com/gotune/gotune/gotune/internal/layerwise"
 )
 
@@ -21,27 +20,34 @@ import (
 type job struct {
 	name string
 	cmd  []string
-	env  []string // added to the process's own
 }
 
 // t4Bytes is the pool that a T4 of 16 GB leaves: the stand-in for one on a larger GPU.
 const t4Bytes = 14.5 * (1 << 30)
 
+// measurement is what all's flags say.
+type measurement struct {
+	models, synth, reference, referenceBackend, peers, python, logs, shape, lengths, only string
+	layers                                                                                int
+	limit                                                                                 time.Duration
+}
+
 // all runs every stage and prints the table.
 func all(ctx context.Context, args []string) error {
+	var m measurement
 	fs := flag.NewFlagSet("all", flag.ContinueOnError)
-	models := fs.String("models", "", "folder for the models; those that are missing are written by -synth")
-	synth := fs.String("synth", "", "program that writes models (gotune/internal/synth)")
-	ref := fs.String("reference", "", "float32 reference of two layers; one that is missing is computed with -reference-backend")
-	refBackend := fs.String("reference-backend", "xla:cpu", "backend of the reference")
-	peers := fs.String("peers", "", "script that measures floors and peers (scripts/python/bench_gpu_peers.py); empty for none")
-	python := fs.String("python", "python3", "its interpreter")
-	logs := fs.String("logs", "", "folder for the stages' logs")
-	shape := fs.String("shape", "llama2-7b", "shape of the models, as -synth names it")
-	layers := fs.Int("layers", 0, "decoder layers of the large model; 0 keeps the shape's number. Fewer save loading where time is short; a step's time grows with them")
-	lengths := fs.String("lengths", "512,1024,2048", "tokens of a row in the stage train")
-	only := fs.String("only", "", "stages to run, by the beginning of their names, with commas; empty for all")
-	limit := fs.Duration("limit", 5*time.Minute, "longest time for one stage")
+	fs.StringVar(&m.models, "models", "", "folder for the models; those that are missing are written by -synth")
+	fs.StringVar(&m.synth, "synth", "", "program that writes models (gotune/internal/synth)")
+	fs.StringVar(&m.reference, "reference", "", "float32 reference of two layers; one that is missing is computed with -reference-backend")
+	fs.StringVar(&m.referenceBackend, "reference-backend", "xla:cpu", "backend of the reference")
+	fs.StringVar(&m.peers, "peers", "", "script that measures floors and peers (scripts/python/bench_gpu_peers.py); empty for none")
+	fs.StringVar(&m.python, "python", "python3", "its interpreter")
+	fs.StringVar(&m.logs, "logs", "", "folder for the stages' logs")
+	fs.StringVar(&m.shape, "shape", "llama2-7b", "shape of the models, as -synth names it")
+	fs.IntVar(&m.layers, "layers", 0, "decoder layers of the large model; 0 keeps the shape's number. Fewer save loading where time is short; a step's time grows with them")
+	fs.StringVar(&m.lengths, "lengths", "512,1024,2048", "tokens of a row in the stage train")
+	fs.StringVar(&m.only, "only", "", "stages to run, by the beginning of their names, with commas; empty for all")
+	fs.DurationVar(&m.limit, "limit", 5*time.Minute, "longest time for one stage")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -49,64 +55,13 @@ func all(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	whole, two := filepath.Join(*models, *shape), filepath.Join(*models, *shape+"-2layers")
-	if *layers > 0 {
-		whole += fmt.Sprintf("-%dlayers", *layers)
-	}
-	var jobs []job
-	add := func(name string, cmd ...string) { jobs = append(jobs, job{name: name, cmd: cmd}) }
-	add("env", self, "env")
-	if missing(filepath.Join(two, "config.json")) {
-		add("synth two layers", *synth, "-shape", *shape, "-layers", "2", "-out", two)
-	}
-	if missing(filepath.Join(whole, "config.json")) {
-		add("synth", *synth, "-shape", *shape, "-layers", strconv.Itoa(*layers), "-out", whole)
-	}
-	if missing(*ref) {
-		add("reference", self, "reference", "-model", two, "-backend", *refBackend, "-out", *ref)
-	}
-	for _, dtype := range []string{"float32", "bfloat16", "float16"} {
-		add("check "+dtype, self, "check", "-model", two, "-dtype", dtype, "-reference", *ref)
-	}
-	add("check plain", self, "check", "-model", two, "-dtype", "bfloat16", "-attention", "plain", "-reference", *ref)
-	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", *ref)
-	add("check offload", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-chunk", "128", "-reference", *ref)
-	add("check attention kept", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-keep-attention", "-reference", *ref)
-	for _, fp8 := range []string{layerwise.FP8Forward, layerwise.FP8Both} {
-		add("check fp8 "+fp8, self, "check", "-model", two, "-dtype", "bfloat16", "-fp8", fp8, "-reference", *ref)
-	}
-	add("load", self, "load", "-model", whole)
-	add("train", self, "train", "-model", whole, "-lengths", *lengths, "-memory", "recompute,save,auto")
-	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
-	for _, fp8 := range []string{layerwise.FP8Forward, layerwise.FP8Both} {
-		add("train fp8 "+fp8, self, "train", "-model", whole, "-lengths", *lengths, "-memory", "auto", "-fp8", fp8)
-	}
-	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
-	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
-		add("train in a T4's memory", self, "train", "-model", whole, "-dtype", "float16", "-attention", "plain", "-lengths", "1024", "-memory", "recompute,auto")
-		jobs[len(jobs)-1].env = []string{fmt.Sprintf("%s=%.4f", backend.EnvMemoryFraction, t4Bytes/float64(d[0].TotalBytes))}
-	}
-	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
-		// A pool taken at the start: fragments of one that grows add to the account of it.
-		lean := []string{self, "train", "-model", whole, "-pool", "14.5", "-double", "-lengths", *lengths, "-memory", "offload", "-keep-attention", "-chunk", "8192"}
-		add("train lean", lean...)
-		add("train lean fp8", append(lean, "-fp8", layerwise.FP8Forward)...)
-		add("longest", self, "longest", "-model", whole, "-pool", "14.5", "-double", "-steps", "1")
-	}
-	add("packed", self, "packed", "-model", whole, "-memory", "auto")
-	add("decode", self, "decode", "-model", whole)
-	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(*models, "merged"))
-	if *peers != "" {
-		add("peers", *python, *peers, "--model", whole)
-		add("peers unsloth", *python, *peers, "--model", whole, "--only", "unsloth")
-	}
 	var records []record
 	failures := 0
-	for _, j := range jobs {
-		if !selected(j.name, *only) {
+	for _, j := range m.jobs(self) {
+		if !selected(j.name, m.only) {
 			continue
 		}
-		r, err := j.run(ctx, *logs, *limit)
+		r, err := j.run(ctx, m.logs, m.limit)
 		records = append(records, r...)
 		if err != nil {
 			failures++
@@ -118,6 +73,59 @@ func all(ctx context.Context, args []string) error {
 		return fmt.Errorf("%d stages failed", failures)
 	}
 	return nil
+}
+
+// jobs lists the stages in the order that they run; self is this program.
+func (m *measurement) jobs(self string) []job {
+	whole, two := filepath.Join(m.models, m.shape), filepath.Join(m.models, m.shape+"-2layers")
+	if m.layers > 0 {
+		whole += fmt.Sprintf("-%dlayers", m.layers)
+	}
+	var jobs []job
+	add := func(name string, cmd ...string) { jobs = append(jobs, job{name: name, cmd: cmd}) }
+	add("env", self, "env")
+	if missing(filepath.Join(two, "config.json")) {
+		add("synth two layers", m.synth, "-shape", m.shape, "-layers", "2", "-out", two)
+	}
+	if missing(filepath.Join(whole, "config.json")) {
+		add("synth", m.synth, "-shape", m.shape, "-layers", strconv.Itoa(m.layers), "-out", whole)
+	}
+	if missing(m.reference) {
+		add("reference", self, "reference", "-model", two, "-backend", m.referenceBackend, "-out", m.reference)
+	}
+	for _, dtype := range []string{"float32", "bfloat16", "float16"} {
+		add("check "+dtype, self, "check", "-model", two, "-dtype", dtype, "-reference", m.reference)
+	}
+	add("check plain", self, "check", "-model", two, "-dtype", "bfloat16", "-attention", "plain", "-reference", m.reference)
+	add("check recompute", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "recompute", "-reference", m.reference)
+	add("check offload", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-chunk", "128", "-reference", m.reference)
+	add("check attention kept", self, "check", "-model", two, "-dtype", "bfloat16", "-memory", "offload", "-keep-attention", "-reference", m.reference)
+	for _, fp8 := range []string{layerwise.FP8Forward, layerwise.FP8Both} {
+		add("check fp8 "+fp8, self, "check", "-model", two, "-dtype", "bfloat16", "-fp8", fp8, "-reference", m.reference)
+	}
+	add("load", self, "load", "-model", whole)
+	add("train", self, "train", "-model", whole, "-lengths", m.lengths, "-memory", "recompute,save,auto")
+	add("train plain attention", self, "train", "-model", whole, "-attention", "plain", "-lengths", "1024", "-memory", "save")
+	for _, fp8 := range []string{layerwise.FP8Forward, layerwise.FP8Both} {
+		add("train fp8 "+fp8, self, "train", "-model", whole, "-lengths", m.lengths, "-memory", "auto", "-fp8", fp8)
+	}
+	add("train float16", self, "train", "-model", whole, "-dtype", "float16", "-lengths", "1024")
+	if d, err := cuda.Devices(); err == nil && len(d) > 0 && d[0].TotalBytes > t4Bytes {
+		add("train in a T4's memory", self, "train", "-model", whole, "-pool", "14.5", "-dtype", "float16", "-attention", "plain", "-lengths", "1024", "-memory", "recompute,auto")
+		// A pool taken at the start: fragments of one that grows add to the account of it.
+		lean := []string{self, "train", "-model", whole, "-pool", "14.5", "-double", "-lengths", m.lengths, "-memory", "offload", "-keep-attention", "-chunk", "8192"}
+		add("train lean", lean...)
+		add("train lean fp8", append(lean, "-fp8", layerwise.FP8Forward)...)
+		add("longest", self, "longest", "-model", whole, "-pool", "14.5", "-double", "-steps", "1")
+	}
+	add("packed", self, "packed", "-model", whole, "-memory", "auto")
+	add("decode", self, "decode", "-model", whole)
+	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(m.models, "merged"))
+	if m.peers != "" {
+		add("peers", m.python, m.peers, "--model", whole)
+		add("peers unsloth", m.python, m.peers, "--model", whole, "--only", "unsloth")
+	}
+	return jobs
 }
 
 func missing(path string) bool {
@@ -141,7 +149,6 @@ func (j job) run(ctx context.Context, logs string, limit time.Duration) ([]recor
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, j.cmd[0], j.cmd[1:]...)
-	cmd.Env = append(os.Environ(), j.env...)
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	start := time.Now()
