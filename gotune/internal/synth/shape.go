@@ -16,16 +16,16 @@ type shape struct {
 	theta                  float64
 	dtype                  safetensors.DType
 	bosID, eosID           int
-	bos, eos               string
-	specialsAt, specialsTo int // the special tokens' ids
+	bos, eos, unk          string // unk is the first special token, or empty
+	specialsAt, specialsTo int    // the special tokens' ids
 }
 
 // shapes are the published configurations, and a small one for tests.
 var shapes = []shape{
-	{"llama2-7b", 4096, 11008, 32, 32, 32, 32000, 4096, 10000, safetensors.F16, 1, 2, "<s>", "</s>", 0, 3},
-	{"llama3-8b", 4096, 14336, 32, 32, 8, 128256, 8192, 500000, safetensors.BF16, 128000, 128001, "<|begin_of_text|>", "<|end_of_text|>", 128000, 128256},
-	{"tinyllama-1.1b", 2048, 5632, 22, 32, 4, 32000, 2048, 10000, safetensors.BF16, 1, 2, "<s>", "</s>", 0, 3},
-	{"mini", 256, 688, 2, 4, 2, 1024, 512, 10000, safetensors.F16, 1, 2, "<s>", "</s>", 0, 3},
+	{"llama2-7b", 4096, 11008, 32, 32, 32, 32000, 4096, 10000, safetensors.F16, 1, 2, "<s>", "</s>", "<unk>", 0, 3},
+	{"llama3-8b", 4096, 14336, 32, 32, 8, 128256, 8192, 500000, safetensors.BF16, 128000, 128001, "<|begin_of_text|>", "<|end_of_text|>", "", 128000, 128256},
+	{"tinyllama-1.1b", 2048, 5632, 22, 32, 4, 32000, 2048, 10000, safetensors.BF16, 1, 2, "<s>", "</s>", "<unk>", 0, 3},
+	{"mini", 256, 688, 2, 4, 2, 1024, 512, 10000, safetensors.F16, 1, 2, "<s>", "</s>", "<unk>", 0, 3},
 }
 
 func shapeNames() (names []string) {

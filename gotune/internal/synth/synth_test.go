@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/gotune/gotune/gotune/internal/backend"
@@ -106,6 +108,41 @@ func TestTokenizerFits(t *testing.T) {
 		}
 		if got := tk.Decode(ids, true); got != text {
 			t.Errorf("%s: %q comes back as %q", s.name, text, got)
+		}
+	}
+}
+
+// Both files that name special tokens name the same: <unk> where the family has it,
+// and no padding, and each name is one token.
+func TestSpecialTokens(t *testing.T) {
+	for name, unk := range map[string]string{"llama2-7b": "<unk>", "tinyllama-1.1b": "<unk>", "mini": "<unk>", "llama3-8b": ""} {
+		s, err := findShape(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, config, err := s.tokenizerFiles()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := token.ParseConfig(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := s.specialTokensMap()
+		if c.Unk != unk || m["unk_token"] != unk || c.BOS != m["bos_token"] || c.EOS != m["eos_token"] {
+			t.Errorf("%s: the configuration has %q, %q, %q, the map %v; want %q for unknown tokens", name, c.BOS, c.EOS, c.Unk, m, unk)
+		}
+		if _, ok := m["pad_token"]; ok || c.Pad != "" {
+			t.Errorf("%s names a token for padding, which a real one does not", name)
+		}
+		for kind, want := range m {
+			if !slices.Contains(s.specials(), want) {
+				t.Errorf("%s: %s %q is not among the special tokens", name, kind, want)
+			}
 		}
 	}
 }

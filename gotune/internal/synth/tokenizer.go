@@ -38,8 +38,8 @@ func (s shape) specials() []string {
 	for i := range list {
 		list[i] = fmt.Sprintf("<|reserved_special_token_%d|>", i)
 	}
-	if s.specialsAt == 0 {
-		list[0] = "<unk>"
+	if s.unk != "" {
+		list[0] = s.unk
 	}
 	list[s.bosID-s.specialsAt], list[s.eosID-s.specialsAt] = s.bos, s.eos
 	return list
@@ -139,7 +139,22 @@ func (s shape) tokenizerFiles() (tokenizer, config map[string]any, err error) {
 	}
 	config = map[string]any{
 		"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": true, "add_eos_token": false, "added_tokens_decoder": decoder,
-		"bos_token": s.bos, "eos_token": s.eos, "pad_token": nil, "model_max_length": s.positions, "clean_up_tokenization_spaces": false, "padding_side": "right",
+		"pad_token": nil, "model_max_length": s.positions, "clean_up_tokenization_spaces": false, "padding_side": "right",
+	}
+	for kind, t := range s.specialTokensMap() {
+		config[kind] = t
 	}
 	return tokenizer, config, nil
+}
+
+// specialTokensMap is special_tokens_map.json: what the published base models have.
+// Llama 2 and TinyLlama name <unk>, Llama 3 has no such token, and none of them has one
+// for padding. Trainers that need one choose it by what is named here: Unsloth takes
+// <unk> for Llama 2 and a reserved token for Llama 3, and refuses a model with neither.
+func (s shape) specialTokensMap() map[string]string {
+	m := map[string]string{"bos_token": s.bos, "eos_token": s.eos}
+	if s.unk != "" {
+		m["unk_token"] = s.unk
+	}
+	return m
 }

@@ -42,7 +42,7 @@ func write(dir string, s shape, o options) (int64, error) {
 	}
 	for name, v := range map[string]any{"config.json": s.config(), "generation_config.json": s.generationConfig(),
 		"tokenizer.json": tokenizer, "tokenizer_config.json": tokenizerConfig,
-		"special_tokens_map.json": map[string]string{"bos_token": s.bos, "eos_token": s.eos}} {
+		"special_tokens_map.json": s.specialTokensMap()} {
 		if err := writeJSON(filepath.Join(dir, name), v); err != nil {
 			return 0, err
 		}
