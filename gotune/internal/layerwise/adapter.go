@@ -2,6 +2,7 @@ package layerwise
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -52,6 +53,11 @@ func layoutOf(cfg *model.Config, a *lora.Adapter) (*adapterLayout, error) {
 		return nil, fmt.Errorf("layerwise: the adapter has no modules")
 	}
 	return lay, nil
+}
+
+// lowest is the lowest layer that has modules: below it no gradient is wanted.
+func (lay *adapterLayout) lowest() int {
+	return slices.IndexFunc(lay.layers, func(s loraSpecs) bool { return len(s) > 0 })
 }
 
 // each calls f for every tensor of every module with its PEFT name and place.

@@ -237,7 +237,8 @@ func (l *chunked) forward(x compute.Buffer, k keep) (y compute.Buffer, saved []c
 	return own[0], []compute.Buffer{o, lse, own[1]}, nil
 }
 
-// backward is [Base.backwardLayer] for a layer that forward ran.
+// backward is [Base.backwardLayer] for a layer that forward ran. The lowest trained layer
+// ends with its last part that has an adapter, in a program without dx.
 func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []compute.Buffer) (dx, sum compute.Buffer, err error) {
 	var own [2]compute.Buffer // dx so far, and do
 	own[0], sum = dy, grad
@@ -264,13 +265,13 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 			return nil, nil, err
 		}
 	}
-	if own[1], err = l.room(l.dt, l.cfg.NumHeads, l.cfg.HeadDim); err != nil {
-		return nil, nil, err
+	trains := func(projs []string) bool {
+		return slices.ContainsFunc(l.kind.lora, func(s loraSpec) bool { return slices.Contains(projs, s.proj) })
 	}
 	// step adds a part of the layer to own[:n] and, where it has adapters, to sum.
 	step := func(name string, n int, rest []compute.Buffer, projs []string, build func(g *layerGraph, in []*Node, at *Node, n int) []*Node) error {
 		all, count, kept := slices.Concat(own[:n], rest), n, -1
-		trained := slices.ContainsFunc(l.kind.lora, func(s loraSpec) bool { return slices.Contains(projs, s.proj) })
+		trained := trains(projs)
 		if trained {
 			all, count = slices.Insert(all, n, sum), n+1
 			if sum == grad && keepGrad {
@@ -290,19 +291,34 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 		}
 		return err
 	}
-	err = step(name, 2, []compute.Buffer{behind, o}, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
-		r := &residuals{o: cutRows(in[3], at, n), t: map[string]*Node{}}
+	lowest, before := l.i == l.ad.layout.lowest(), []string{"q_proj", "k_proj", "v_proj"}
+	n, rest := 2, []compute.Buffer{behind, o}
+	if lowest && !trains(before) {
+		l.kind.lowest, n, rest = true, 0, []compute.Buffer{dy, behind, o}
+	} else if own[1], err = l.room(l.dt, l.cfg.NumHeads, l.cfg.HeadDim); err != nil {
+		return nil, nil, err
+	}
+	err = step(name, n, rest, []string{"o_proj", "gate_proj", "up_proj", "down_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+		behind, o := cutRows(in[len(in)-2], at, n), cutRows(in[len(in)-1], at, n)
+		r := &residuals{o: o, t: map[string]*Node{}}
 		if name == "afterback" {
-			g.after(cutRows(in[2], at, n), r)
+			g.after(behind, r)
 		} else {
-			r.x2 = cutRows(in[2], at, n)
+			r.x2 = behind
 			g.mlp(r)
 		}
 		dx2, do := g.backwardAfter(cutRows(in[0], at, n), r)
+		if l.kind.lowest {
+			return nil
+		}
 		return []*Node{putChunk(in[0], dx2, at), putChunk(in[1], do, at)}
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	if l.kind.lowest {
+		drop(dy)
+		return nil, sum, nil
 	}
 	if qkv == nil { // not before they are needed
 		drop(behind)
@@ -324,10 +340,22 @@ func (l *chunked) backward(x, dy, grad compute.Buffer, keepGrad bool, saved []co
 		return nil, nil, err
 	}
 	defer drop(d...)
-	err = step("qkvback", 1, append([]compute.Buffer{x}, d...), []string{"q_proj", "k_proj", "v_proj"}, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
+	n, rest = 1, append([]compute.Buffer{x}, d...)
+	if lowest { // dx2 is an input alone: nothing is put into it
+		l.kind.lowest, n, rest = true, 0, append([]compute.Buffer{own[0], x}, d...)
+	}
+	err = step("qkvback", n, rest, before, func(g *layerGraph, in []*Node, at *Node, n int) []*Node {
 		part := func(i int) *Node { return cutRows(in[i], at, n) }
-		return []*Node{putChunk(in[0], g.backwardQueryKeyValue(part(1), part(0), part(2), part(3), part(4), &residuals{t: map[string]*Node{}}), at)}
+		dx := g.backwardQueryKeyValue(part(1), part(0), part(2), part(3), part(4), &residuals{t: map[string]*Node{}})
+		if lowest {
+			return nil
+		}
+		return []*Node{putChunk(in[0], dx, at)}
 	})
+	if lowest && err == nil {
+		drop(own[0])
+		own[0] = nil
+	}
 	return own[0], sum, err
 }
 

@@ -56,6 +56,7 @@ type layerKind struct {
 	fp8     string // as passContext.fp8
 	kept    bool   // with 8-bit weights that are kept
 	turned  bool   // and their transposes
+	lowest  bool   // backwards: no gradient is wanted of the layer's input
 }
 
 func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
@@ -72,6 +73,9 @@ func (k *layerKind) key() string {
 	key := fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
 	if k.fp8 != FP8Off {
 		key += fmt.Sprintf(" fp8 %s kept %t turned %t", k.fp8, k.kept, k.turned)
+	}
+	if k.lowest {
+		key += " lowest"
 	}
 	return key
 }
@@ -227,9 +231,11 @@ func (b *Base) forwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout fl
 // backwardLayer runs layer i backwards: it consumes dy, saved and, unless keepGrad,
 // grad (the layer's gradient so far, f32 [n]; nil for a layer without adapter),
 // and returns dx and the gradient with this micro-batch added. x stays the
-// caller's.
+// caller's. The lowest trained layer has a program of its own, without dx: XLA leaves
+// out all that only dx needs, the product with W_qkv first of all. Its dx is nil.
 func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout float64, k keep, x, dy, grad compute.Buffer, keepGrad bool, saved []compute.Buffer) (dx, sum compute.Buffer, err error) {
 	kind := b.passKind(i, c, ad, dropout, k)
+	kind.lowest = i == ad.layout.lowest()
 	own := []compute.Buffer{x, dy}
 	give, donate := []int{1}, []int{1}
 	trained := len(kind.lora) > 0
@@ -265,13 +271,19 @@ func (b *Base) backwardLayer(i int, c *passContext, ad *DeviceAdapter, dropout f
 		if !trained {
 			return []*Node{dx}
 		}
-		return []*Node{dx, Add(before, l.gradient(before.Graph(), kind.lora))}
+		sum := Add(before, l.gradient(before.Graph(), kind.lora))
+		if kind.lowest {
+			return []*Node{sum}
+		}
+		return []*Node{dx, sum}
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, nil, err
-	}
-	if !trained {
+	case !trained:
 		return out[0], nil, nil
+	case kind.lowest:
+		return nil, out[0], nil
 	}
 	return out[0], out[1], nil
 }

@@ -309,11 +309,7 @@ func (t *Trainer) forward(i int, c *passContext, x compute.Buffer) (y compute.Bu
 // backward runs the layers in reverse, down to the lowest that is trained. It
 // consumes dy and what was kept.
 func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buffer) (err error) {
-	b := t.base
-	lowest := 0
-	for t.zeros[lowest] == nil {
-		lowest++
-	}
+	b, lowest := t.base, t.ad.layout.lowest()
 	if err := k.settle(); err != nil {
 		drop(dy)
 		return err
@@ -341,9 +337,8 @@ func (t *Trainer) backward(g *gradients, c *passContext, k *kept, dy compute.Buf
 		if !g.shared {
 			g.sums[i] = nil
 		}
-		dy, sums[i] = dx, sum
+		dy, sums[i] = dx, sum // below the lowest there is no dx
 	}
-	drop(dy)
 	g.sums, g.shared = sums, false
 	return nil
 }
