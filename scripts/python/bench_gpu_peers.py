@@ -1,21 +1,38 @@
 """Floors of one GPU and the trainers that are installed beside gotune, for scripts/bench_gpu.
 
-Prints one line `record {json}` for each result, as gotune/internal/benchgpu does: the time of the matrix products of a 4-bit LoRA step of Llama-2-7B
-(bfloat16, torch), the bandwidth of a device copy, and tokens/s of Hugging Face transformers + PEFT, in 4 bits where bitsandbytes is installed
-and a model is given, else with bfloat16 weights. Peers that are missing are named.
+Prints one line `record {json}` for each result, as gotune/internal/benchgpu does. --only takes a list of parts:
+
+floors   bandwidth of copies, and the matrix products of a 4-bit LoRA step of Llama-2-7B (bfloat16, torch): each alone, with pauses, and
+         all of them in a step's order for as long as it takes the GPU to come to its power limit
+hf       tokens/s of Hugging Face transformers + PEFT, in 4 bits where bitsandbytes is installed and a model is given, else with bfloat16 weights
+unsloth  tokens/s of Unsloth. It changes transformers for its whole process, so it runs without hf. Importable have to be unsloth (its folder
+         studio/ isn't needed), unsloth_zoo with unsloth_zoo_downloads beside it, trl < 1.16, datasets < 5 with dill and multiprocess, pydantic
+         with pydantic_core, bitsandbytes with the library of torch's CUDA version, peft, transformers and triton: on PYTHONPATH, if
+         not in the interpreter's own folder. The tokenizer has to name unk_token or a token for padding; the models of scripts/synth7b do.
+         Nothing is fetched or reported: UNSLOTH_DISABLE_STATISTICS and HF_HUB_OFFLINE are set here.
+
+A peer that is missing or fails is a record that says so.
 """
 import argparse
 import gc
 import importlib.util
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 
 import torch
 
 HIDDEN, INNER, LAYERS, VOCAB = 4096, 11008, 32, 32000
+LAYER = [("qkv", 3 * HIDDEN, HIDDEN), ("o", HIDDEN, HIDDEN), ("gate|up", 2 * INNER, HIDDEN), ("down", HIDDEN, INNER)]  # name, outputs, inputs
+HEAD = ("head", VOCAB, HIDDEN)
+NF4 = [-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0,
+       0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0]
 
 
 def emit(stage, case, text="", **value):
@@ -40,8 +57,8 @@ def timed(f, repeats=15):
 def floors(tokens):
     """All products of a step without weight gradients: forward and input gradient of each base matrix, twice the head."""
     total, parts = 0.0, []
-    for name, out, inp, times in [("qkv", 3 * HIDDEN, HIDDEN, LAYERS), ("o", HIDDEN, HIDDEN, LAYERS),
-                                  ("gate|up", 2 * INNER, HIDDEN, LAYERS), ("down", HIDDEN, INNER, LAYERS), ("head", VOCAB, HIDDEN, 1)]:
+    for name, out, inp in LAYER + [HEAD]:
+        times = 1 if name == "head" else LAYERS
         w = torch.randn(out, inp, device="cuda", dtype=torch.bfloat16) * 0.02
         x = torch.randn(tokens, inp, device="cuda", dtype=torch.bfloat16)
         g = torch.randn(tokens, out, device="cuda", dtype=torch.bfloat16)
@@ -50,6 +67,110 @@ def floors(tokens):
         flop = 2 * tokens * out * inp / 1e9
         parts.append(f"{name} {forward * 1e3:.0f}/{backward * 1e3:.0f} us ({flop / forward:.0f}/{flop / backward:.0f} TFLOP/s)")
     emit("floor", f"GEMMs of a step, {tokens} tokens", ", ".join(parts), **{"ms": total, "tok/s": tokens / total * 1e3})
+
+
+def nf4_weight(out, inp, device="cuda"):
+    """A weight as 4 bits give it back, normal values rounded to NF4's levels times the scale of their block of 64: a product's energy depends on the bits."""
+    w = (torch.randn(out * inp, device=device) * 0.02).view(-1, 64)
+    levels = torch.tensor(NF4, device=device)
+    scale = w.abs().amax(1, keepdim=True)
+    codes = torch.bucketize(w / scale, (levels[1:] + levels[:-1]) / 2, out_int32=True)
+    return (levels[codes] * scale).view(out, inp).to(torch.bfloat16)
+
+
+def step_order(layers):
+    """(matrix, layer, backward) of the products of a step in its order: the layers forward, the head both ways, the layers backward."""
+    forward = [(name, i, False) for i in range(layers) for name, _, _ in LAYER]
+    return forward + [("head", 0, False), ("head", 0, True)] + [(name, i, True) for name, i, _ in reversed(forward)]
+
+
+def sustained(tokens, seconds=2.5):
+    """The products of a step in its order without a pause: what is left of the floor when the GPU is at its power limit.
+
+    Of the layers' weights only two sets are distinct, for two are 0.8 GB: whenever one is read again, more has passed than any L2 holds (50 MB), and
+    a small GPU has room for them. The first half of the time is for the clock to settle; the median and the power are those of the other half.
+    """
+    shapes = {name: (out, inp) for name, out, inp in LAYER + [HEAD]}
+    weights = {(name, i): nf4_weight(*shapes[name]) for name, i in {w[:2] for w in step_order(2)}}
+    values = {n: torch.randn(tokens, n, device="cuda", dtype=torch.bfloat16) for n in {n for shape in shapes.values() for n in shape}}
+    order = [(weights[name, i % 2], values[shapes[name][0 if backward else 1]], backward) for name, i, backward in step_order(LAYERS)]
+    flop = sum(2 * tokens * w.numel() for w, _, _ in order)
+
+    def step():
+        for w, x, backward in order:
+            x @ (w if backward else w.T)
+
+    step()
+    torch.cuda.synchronize()
+    with PowerMeter() as meter:
+        start, marks, ends = time.perf_counter(), [event()], [time.perf_counter()]
+        while ends[-1] - start < seconds:
+            step()
+            marks.append(event())
+            if len(marks) > 2:  # one step stays queued, so that the GPU never waits for the host
+                marks[-2].synchronize()
+                ends.append(time.perf_counter())
+        torch.cuda.synchronize()
+        end = time.perf_counter()
+    took = [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
+    ms = statistics.median(took[len(took) // 2:])
+    power = meter.means(start + (end - start) / 2, end)
+    emit("floor", f"GEMMs of a step, sustained, {tokens} tokens", f"{len(took)} steps in {end - start:.1f} s",
+         **{"ms": ms, "tok/s": tokens / ms * 1e3, "TFLOP/s": flop / ms / 1e9, **power})
+
+
+def event():
+    e = torch.cuda.Event(enable_timing=True)
+    e.record()
+    return e
+
+
+class PowerMeter:
+    """Samples a GPU's power and clock by nvidia-smi while it is open; has none where there is no nvidia-smi, or one that doesn't know them."""
+
+    def __init__(self):
+        self.samples, self.process = [], None
+
+    def __enter__(self):
+        command = ["nvidia-smi", "--query-gpu=power.draw,clocks.sm", "--format=csv,noheader,nounits", "-lms", "200"] + one_gpu()
+        try:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError:
+            return self
+        first = threading.Event()
+        self.reader = threading.Thread(target=self.read, args=(first,), daemon=True)
+        self.reader.start()
+        first.wait(5)  # it takes a while to start
+        return self
+
+    def read(self, first):
+        for line in self.process.stdout:
+            try:
+                power, clock = (float(v) for v in line.split(","))
+            except ValueError:  # "[N/A]", or a line about an error
+                continue
+            self.samples.append((time.perf_counter(), power, clock))
+            first.set()
+        first.set()  # it ended
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+            self.reader.join()
+
+    def means(self, since, until):
+        """Means of the samples of a time, as a record's values; none without samples."""
+        during = [s for s in self.samples if since <= s[0] <= until]
+        if not during:
+            return {}
+        return {"W": statistics.fmean(s[1] for s in during), "SM MHz": statistics.fmean(s[2] for s in during)}
+
+
+def one_gpu():
+    """nvidia-smi's arguments for torch's first GPU; none where torch doesn't tell which that is: then it samples all of them."""
+    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
+    return ["-i", f"GPU-{uuid}"] if uuid else []
 
 
 def copy_bandwidth():
@@ -121,34 +242,36 @@ def unsloth(path, lengths, steps):
         torch.cuda.empty_cache()
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--model", default="", help="folder of a Llama-2-7B checkpoint, for 4-bit peers")
-    ap.add_argument("--lengths", default="512,1024,2048")
-    ap.add_argument("--steps", type=int, default=5)
-    ap.add_argument("--only", default="", help="unsloth: that alone, which has to have a process of its own, since it changes transformers")
-    args = ap.parse_args()
-    lengths = [int(s) for s in args.lengths.split(",")]
-    have = lambda m: importlib.util.find_spec(m) is not None
-    if args.only == "unsloth":
-        if not have("unsloth"):
-            emit("peers", "not installed", "unsloth")
-            return
-        peer("Unsloth", lambda: unsloth(args.model, lengths, args.steps))
-        return
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}", file=sys.stderr)
+def have(module):
+    return importlib.util.find_spec(module) is not None
+
+
+def measure_floors(args):
     copy_bandwidth()
     for tokens in (2048, 4096, 8192):
         floors(tokens)
-    gc.collect()
-    torch.cuda.empty_cache()
-    missing = [m for m in ("bitsandbytes", "liger_kernel", "transformers", "peft") if not have(m)]
+        sustained(tokens)
+
+
+def measure_hugging_face(args):
+    missing = [m for m in ("bitsandbytes", "transformers", "peft") if not have(m)]
     if missing:
         emit("peers", "not installed", ", ".join(missing))
     if have("transformers") and have("peft"):
         four_bit = have("bitsandbytes") and args.model != ""
         name = "HF + PEFT" + (" + bitsandbytes NF4" if four_bit else ", bf16 weights (no 4 bits)")
-        peer(name, lambda: hugging_face(name, args.model, four_bit, lengths, args.steps))
+        peer(name, lambda: hugging_face(name, args.model, four_bit, args.lengths, args.steps))
+
+
+def measure_unsloth(args):
+    if not have("unsloth"):
+        emit("peers", "not installed", "unsloth")
+        return
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as compiled:  # else a folder in the one that we are in
+        os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", compiled)
+        peer("Unsloth", lambda: unsloth(args.model, args.lengths, args.steps))
 
 
 def peer(name, run):
@@ -157,6 +280,35 @@ def peer(name, run):
     except Exception:  # a peer's failure is a result
         traceback.print_exc()
         emit("peers", name, "failed: " + traceback.format_exc().strip().splitlines()[-1])
+
+
+PARTS = {"floors": measure_floors, "hf": measure_hugging_face, "unsloth": measure_unsloth}
+
+
+def arguments(argv=None):
+    ap = argparse.ArgumentParser(description="Floors of one GPU and other trainers' speed on it.")
+    ap.add_argument("--model", default="", help="folder of a Llama-2-7B checkpoint, for 4-bit peers")
+    ap.add_argument("--lengths", default="512,1024,2048", help="tokens of a row")
+    ap.add_argument("--steps", type=int, default=5)
+    ap.add_argument("--only", default="floors,hf", help="parts to run, with commas: " + ", ".join(PARTS) + "; unsloth not beside hf")
+    args = ap.parse_args(argv)
+    args.lengths, args.only = [int(s) for s in args.lengths.split(",")], args.only.split(",")
+    unknown = [p for p in args.only if p not in PARTS]
+    if unknown:
+        ap.error(f"--only {','.join(unknown)}: want some of {', '.join(PARTS)}")
+    if {"hf", "unsloth"} <= set(args.only):
+        ap.error("--only hf,unsloth: Unsloth changes transformers for its whole process: run it in one of its own")
+    return args
+
+
+def main():
+    args = arguments()
+    for part in args.only:
+        PARTS[part](args)
+        gc.collect()
+        torch.cuda.empty_cache()
+    # Last, for it starts CUDA, whose allocator Unsloth sets up before.
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,12 @@ func all(ctx context.Context, args []string) error {
 	fs.StringVar(&m.reference, "reference", "", "float32 reference of two layers; one that is missing is computed with -reference-backend")
 	fs.StringVar(&m.referenceBackend, "reference-backend", "xla:cpu", "backend of the reference")
 	fs.StringVar(&m.peers, "peers", "", "script that measures floors and peers (scripts/python/bench_gpu_peers.py); empty for none")
-	fs.StringVar(&m.python, "python", "python3", "its interpreter")
+	fs.StringVar(&m.python, "python", "python3", "its interpreter; PYTHONPATH adds peers that are installed elsewhere")
 	fs.StringVar(&m.logs, "logs", "", "folder for the stages' logs")
 	fs.StringVar(&m.shape, "shape", "llama2-7b", "shape of the models, as -synth names it")
 	fs.IntVar(&m.layers, "layers", 0, "decoder layers of the large model; 0 keeps the shape's number. Fewer save loading where time is short; a step's time grows with them")
 	fs.StringVar(&m.lengths, "lengths", "512,1024,2048", "tokens of a row in the stage train")
-	fs.StringVar(&m.only, "only", "", "stages to run, by the beginning of their names, with commas; empty for all")
+	fs.StringVar(&m.only, "only", "", "stages to run, by the beginning of their names (train, peers, \"peers unsloth\", …: see the package's doc), with commas; empty for all")
 	fs.DurationVar(&m.limit, "limit", 5*time.Minute, "longest time for one stage")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -122,8 +122,10 @@ func (m *measurement) jobs(self string) []job {
 	add("decode", self, "decode", "-model", whole)
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(m.models, "merged"))
 	if m.peers != "" {
-		add("peers", m.python, m.peers, "--model", whole)
-		add("peers unsloth", m.python, m.peers, "--model", whole, "--only", "unsloth")
+		// Each by itself: Unsloth changes transformers for its whole process.
+		add("floors", m.python, m.peers, "--only", "floors")
+		add("peers hf", m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "hf")
+		add("peers unsloth", m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "unsloth")
 	}
 	return jobs
 }

@@ -19,7 +19,7 @@ func TestRecords(t *testing.T) {
 	}
 	var sb strings.Builder
 	report(&sb, append(list, record{Stage: "load", Case: "second", Value: map[string]float64{"s": 4}}))
-	for _, want := range []string{"gotune bfloat16 save", "20000 (9.5)", "Unsloth, dropout 0 (H200)", "load     second"} {
+	for _, want := range []string{"gotune bfloat16 save", "20000 (9.50)", "Unsloth (elsewhere)", "load     second"} {
 		if !strings.Contains(sb.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, sb.String())
 		}
@@ -30,7 +30,8 @@ func TestSelected(t *testing.T) {
 	for _, c := range []struct {
 		name, only string
 		want       bool
-	}{{"train", "", true}, {"train float16", "train", true}, {"check bfloat16", "load,check", true}, {"merge", "load,check", false}} {
+	}{{"train", "", true}, {"train float16", "train", true}, {"check bfloat16", "load,check", true}, {"merge", "load,check", false},
+		{"peers unsloth", "train,peers", true}, {"peers hf", "train,peers unsloth", false}} {
 		if got := selected(c.name, c.only); got != c.want {
 			t.Errorf("selected(%q, %q) = %v", c.name, c.only, got)
 		}

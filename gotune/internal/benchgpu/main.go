@@ -5,11 +5,18 @@
 //	scripts/bench_gpu                       everything: builds, checks, measures, prints a table
 //	benchgpu all -models DIR                the same from a built binary
 //	benchgpu reference|check|load|train|decode|merge …   one stage
+//	benchgpu report FILE …                  the table of stages whose output went to files
 //
 // Every stage is a process of its own, so that one that fails leaves the others
-// their results, and its error is printed with the last lines of its log. Models are those of
-// scripts/synth7b. The floors (matrix products of the 7B shapes, copies) and the peers that are
-// installed are measured in the same run by scripts/python/bench_gpu_peers.py.
+// their results, and its error is printed with the last lines of its log. -only runs those whose
+// names begin as one of its words: env, synth, reference, check, load, train, longest, packed,
+// decode, merge, floors, "peers hf", "peers unsloth"; scripts/bench_gpu -only train,peers is
+// a table with ratios. Models are those of scripts/synth7b.
+//
+// The floors (matrix products of the 7B shapes, copies) and the peers that are installed are
+// measured in the same run by scripts/python/bench_gpu_peers.py, which says what they need. The
+// table's ratios are to peers of the same run alone, since the same peer was 5–13 % slower on
+// one H200 than on another.
 //
 // # What is measured
 //
@@ -45,7 +52,7 @@ import (
 // stages by name.
 var stages = map[string]func(ctx context.Context, args []string) error{
 	"all": all, "env": environment, "reference": reference, "check": check,
-	"load": load, "train": trainSpeed, "decode": decode, "merge": merge, "packed": packedSpeed, "longest": longest,
+	"load": load, "train": trainSpeed, "decode": decode, "merge": merge, "packed": packedSpeed, "longest": longest, "report": reportFiles,
 }
 
 func main() {

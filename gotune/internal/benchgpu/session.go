@@ -29,9 +29,13 @@ type session struct {
 	trace   *tracer
 	adapter *lora.Adapter
 	loaded  time.Duration
-	plain   bool  // attention, by the flag
-	before  int64 // device bytes in use before the model was loaded
+	plain   bool    // attention, by the flag
+	pool    float64 // GiB that the backend may take, by the flag; 0 for all
+	before  int64   // device bytes in use before the model was loaded
 }
+
+// poolTitle begins the part of a case's title that names a bounded pool.
+const poolTitle = " in "
 
 // settings are the flags that all stages share.
 type settings struct {
@@ -65,7 +69,7 @@ func (s *settings) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	ses := &session{device: be, trace: newTracer(be), before: before, plain: s.attention == layerwise.AttentionPlain}
+	ses := &session{device: be, trace: newTracer(be), before: before, pool: s.pool, plain: s.attention == layerwise.AttentionPlain}
 	if ses.ck, err = model.Open(s.model); err != nil {
 		return nil, err
 	}
