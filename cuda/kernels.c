@@ -13,36 +13,118 @@ typedef int (*occupancy_fn)(int *, void *, int, size_t);
 
 static launch_fn launch;
 static occupancy_fn occupancy;
-static void *product;
 static int processors, last_error;
 
-enum { THREADS = 256, TABLE_BYTES = 2048 };
+// The kernels' entries. Those of the gradient through dropped inputs need compute capability 8.0.
+enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 2, DROPPED_SUM = NORM_BACKWARD + 2, ENTRIES = DROPPED_SUM + 6 };
+static const char *const names[ENTRIES] = {"gotune_packed_product", "gotune_rms_norm_bf16", "gotune_rms_norm_f16", "gotune_rms_norm_backward_bf16", "gotune_rms_norm_backward_f16",
+	"gotune_dropped_sum_bf16_1", "gotune_dropped_sum_bf16_2", "gotune_dropped_sum_bf16_3", "gotune_dropped_sum_f16_1", "gotune_dropped_sum_f16_2", "gotune_dropped_sum_f16_3"};
+static void *entries[ENTRIES];
 
-// call_product is the custom call's handler: operands codes, absmax, x, result y.
-// opaque is the call's configuration, "…_rows_out_in_block_type" of decimal numbers.
-static void call_product(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
-	(void)status;
-	char text[160];
-	int rows, out, in, block, type;
-	if (n >= sizeof text) { last_error = 1; return; }
-	memcpy(text, opaque, n);
-	text[n] = 0;
-	const char *numbers = strpbrk(text, "0123456789");
-	if (!numbers || sscanf(numbers, "%d_%d_%d_%d_%d", &rows, &out, &in, &block, &type) != 5) { last_error = 1; return; }
-	int shift = __builtin_ctz((unsigned)block), fit = 0;
-	unsigned bytes = TABLE_BYTES + (unsigned)((in + 1023) / 1024) * 4096;
-	if (occupancy(&fit, product, THREADS, bytes) || fit < 1) fit = 1;
-	unsigned need = (unsigned)(out + THREADS / 32 - 1) / (THREADS / 32), grid = (unsigned)(fit * processors);
-	if (grid > need) grid = need;
-	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &out, &in, &shift, &type};
-	int e = launch(product, grid, (unsigned)rows, 1, THREADS, 1, 1, bytes, stream, args, NULL);
+static void note(int e) {
 	if (e) __atomic_store_n(&last_error, e, __ATOMIC_RELAXED);
 }
 
+// numbers reads a call's configuration, "name_1_2_3", and reports whether it has that many.
+static bool numbers(const char *opaque, size_t n, long *out, int count) {
+	char text[256], *at = text;
+	if (n >= sizeof text) return false;
+	memcpy(text, opaque, n);
+	text[n] = 0;
+	while (*at && !strchr("0123456789", *at)) at++;
+	for (int i = 0; i < count; i++) {
+		char *end;
+		out[i] = strtol(at, &end, 10);
+		if (end == at) return false;
+		at = *end == '_' ? end + 1 : end;
+	}
+	return !*at;
+}
+
+static float float_of(long bits) {
+	uint32_t b = (uint32_t)bits;
+	float f;
+	memcpy(&f, &b, sizeof f);
+	return f;
+}
+
+enum { THREADS = 256, TABLE_BYTES = 2048, INVALID = 1 /* CUDA_ERROR_INVALID_VALUE */ };
+
+// The handlers of custom calls get the operands and then the results in buffers; opaque is the call's configuration.
+
+// call_product: codes, absmax, x; y. rows, out, in, block, type.
+static void call_product(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
+	(void)status;
+	long c[5];
+	if (!numbers(opaque, n, c, 5)) { note(INVALID); return; }
+	int rows = (int)c[0], out = (int)c[1], in = (int)c[2], type = (int)c[4], shift = __builtin_ctz((unsigned)c[3]), fit = 0;
+	unsigned bytes = TABLE_BYTES + (unsigned)((in + 1023) / 1024) * 4096;
+	if (occupancy(&fit, entries[PRODUCT], THREADS, bytes) || fit < 1) fit = 1;
+	unsigned need = (unsigned)(out + THREADS / 32 - 1) / (THREADS / 32), grid = (unsigned)(fit * processors);
+	if (grid > need) grid = need;
+	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &out, &in, &shift, &type};
+	note(launch(entries[PRODUCT], grid, (unsigned)rows, 1, THREADS, 1, 1, bytes, stream, args, NULL));
+}
+
+// A call with masks: which lanes, the threshold, the scale, and whether an operand says how many tokens come before.
+typedef struct { int n, lanes; uint32_t threshold; float scale; bool from; } dropout;
+
+static dropout dropout_of(const long *c) { return (dropout){(int)c[0], (int)c[1], (uint32_t)c[2], float_of(c[3]), c[4] != 0}; }
+
+// norm_threads is a block of kernel/rms_norm.cu for a row of d: 16 elements a thread, whole warps.
+static unsigned norm_threads(int d) { return ((unsigned)d + 511) / 512 * 32; }
+
+// call_norm: x, w and, with masks, keys, where, perhaps from; h if it is wanted, then the dropped copies. rows, D, type, ε, h, dropout.
+static void call_norm(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
+	(void)status;
+	long c[10];
+	if (!numbers(opaque, n, c, 10)) { note(INVALID); return; }
+	int d = (int)c[1];
+	float eps = float_of(c[3]);
+	dropout m = dropout_of(c + 5);
+	void *none = NULL, *x = *buffers++, *w = *buffers++, *keys = m.n ? *buffers++ : none, *where = m.n ? *buffers++ : none, *from = m.from ? *buffers++ : none;
+	void *h = c[4] ? *buffers++ : none, *y[3] = {NULL, NULL, NULL};
+	for (int i = 0; i < m.n && i < 3; i++) y[i] = *buffers++;
+	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &d, &eps, &m.n, &m.lanes, &m.threshold, &m.scale};
+	note(launch(entries[NORM + (c[2] != 0)], (unsigned)c[0], 1, 1, norm_threads(d), 1, 1, 0, stream, args, NULL));
+}
+
+// call_norm_backward: x, w, dh, dres; dx. rows, D, type, ε.
+static void call_norm_backward(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
+	(void)status;
+	long c[4];
+	if (!numbers(opaque, n, c, 4)) { note(INVALID); return; }
+	int d = (int)c[1];
+	float eps = float_of(c[3]);
+	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &buffers[4], &d, &eps};
+	note(launch(entries[NORM_BACKWARD + (c[2] != 0)], (unsigned)c[0], 1, 1, norm_threads(d), 1, 1, 0, stream, args, NULL));
+}
+
+// call_dropped_sum: g of each adapter, a of each and, with masks, keys, where, perhaps from; out. rows, D, R, type, dropout.
+static void call_dropped_sum(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
+	(void)status;
+	long c[9];
+	if (!numbers(opaque, n, c, 9)) { note(INVALID); return; }
+	int rows = (int)c[0], d = (int)c[1], rank = (int)c[2];
+	dropout m = dropout_of(c + 4);
+	void *none = NULL, *g[3] = {NULL, NULL, NULL}, *a[3] = {NULL, NULL, NULL};
+	if (m.n < 1 || m.n > 3) { note(INVALID); return; }
+	for (int i = 0; i < m.n; i++) g[i] = *buffers++;
+	for (int i = 0; i < m.n; i++) a[i] = *buffers++;
+	void *keys = m.threshold ? *buffers++ : none, *where = m.threshold ? *buffers++ : none, *from = m.from ? *buffers++ : none, *out = *buffers;
+	void *args[] = {&g[0], &g[1], &g[2], &a[0], &a[1], &a[2], &keys, &where, &from, &out, &rows, &d, &rank, &m.lanes, &m.threshold, &m.scale};
+	void *entry = entries[DROPPED_SUM + (c[3] != 0) * 3 + m.n - 1];
+	note(launch(entry, (unsigned)d / 128, (unsigned)(rows + 63) / 64, 1, THREADS, 1, 1, 0, stream, args, NULL));
+}
+
+static const struct { const char *name; void (*call)(void *, void **, const char *, size_t, void *); } targets[] = {
+	{"gotune_packed_product", call_product}, {"gotune_rms_norm", call_norm}, {"gotune_rms_norm_backward", call_norm_backward}, {"gotune_dropped_sum", call_dropped_sum}};
+
 int gt_kernels_error(void) { return __atomic_load_n(&last_error, __ATOMIC_RELAXED); }
 
-// compile makes a cubin; the caller frees it.
-static char *compile(void *nvrtc, const char *source, const char *arch, char *log, size_t log_size) {
+char *gt_kernels_compile(const char *library, const char *source, const char *arch, char *log, size_t log_size, size_t *n) {
+	void *nvrtc = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+	if (!nvrtc) { snprintf(log, log_size, "can't be loaded: %s", dlerror()); return NULL; }
 	int (*create)(void **, const char *, const char *, int, const char **, const char **) = dlsym(nvrtc, "nvrtcCreateProgram");
 	int (*build)(void *, int, const char **) = dlsym(nvrtc, "nvrtcCompileProgram");
 	int (*destroy)(void **) = dlsym(nvrtc, "nvrtcDestroyProgram");
@@ -50,18 +132,18 @@ static char *compile(void *nvrtc, const char *source, const char *arch, char *lo
 	int (*get)(void *, char *) = dlsym(nvrtc, "nvrtcGetCUBIN");
 	int (*words_size)(void *, size_t *) = dlsym(nvrtc, "nvrtcGetProgramLogSize");
 	int (*words)(void *, char *) = dlsym(nvrtc, "nvrtcGetProgramLog");
-	if (!create || !build || !destroy || !size || !get || !words_size || !words) return NULL;
 	void *p = NULL;
-	if (create(&p, source, "gotune.cu", 0, NULL, NULL)) return NULL;
+	snprintf(log, log_size, "is no NVRTC, or too old");
+	if (!create || !build || !destroy || !size || !get || !words_size || !words || create(&p, source, "gotune.cu", 0, NULL, NULL)) return NULL;
 	char option[64], *bin = NULL;
 	snprintf(option, sizeof option, "--gpu-architecture=%s", arch);
 	const char *options[] = {option};
-	size_t n = 0;
 	if (build(p, 1, options)) {
 		char *all = NULL;
-		if (!words_size(p, &n) && (all = malloc(n + 1)) && !words(p, all)) snprintf(log, log_size, "%.*s", (int)n, all);
+		snprintf(log, log_size, "can't compile");
+		if (!words_size(p, n) && (all = malloc(*n + 1)) && !words(p, all)) snprintf(log, log_size, "can't compile: %.*s", (int)*n, all);
 		free(all);
-	} else if (!size(p, &n) && (bin = malloc(n)) && get(p, bin)) {
+	} else if (!size(p, n) && (bin = malloc(*n)) && get(p, bin)) {
 		free(bin);
 		bin = NULL;
 	}
@@ -69,13 +151,9 @@ static char *compile(void *nvrtc, const char *source, const char *arch, char *lo
 	return bin;
 }
 
-int gt_kernels_compile(const char *nvrtc, const char *source, const char *arch, char *log, size_t log_size) {
-	void *rtc = dlopen(nvrtc, RTLD_NOW | RTLD_LOCAL);
-	if (!rtc) { snprintf(log, log_size, "%s", dlerror()); return 1; }
-	char *bin = compile(rtc, source, arch, log, log_size);
-	if (!bin) return 2;
+int gt_kernels_load(const void *code) {
 	void *cu = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-	if (!cu) { free(bin); return 3; }
+	if (!cu) return -1;
 	int (*retain)(void **, int) = dlsym(cu, "cuDevicePrimaryCtxRetain");
 	int (*push)(void *) = dlsym(cu, "cuCtxPushCurrent_v2"), (*pop)(void **) = dlsym(cu, "cuCtxPopCurrent_v2");
 	int (*load)(void **, const void *) = dlsym(cu, "cuModuleLoadData");
@@ -85,17 +163,16 @@ int gt_kernels_compile(const char *nvrtc, const char *source, const char *arch, 
 	launch = (launch_fn)dlsym(cu, "cuLaunchKernel");
 	occupancy = (occupancy_fn)dlsym(cu, "cuOccupancyMaxActiveBlocksPerMultiprocessor");
 	void *context = NULL, *module = NULL;
-	int e = -1;
-	if (retain && push && pop && load && find && attribute && allow && launch && occupancy && !(e = retain(&context, 0)) && !(e = push(context))) {
-		int most = 0;
-		if (!(e = load(&module, bin)) && !(e = find(&product, module, "gotune_packed_product")) &&
-			!(e = attribute(&processors, 16 /* multiprocessors */, 0)) && !(e = attribute(&most, 97 /* shared bytes of a block, by choice */, 0)))
-			e = allow(product, 8 /* most dynamic shared bytes */, most);
-		pop(&context); // the context stays retained: the kernels live as long as the process
-	}
-	free(bin);
-	if (e) { snprintf(log, log_size, "CUDA driver error %d", e); return 4; }
-	return 0;
+	int e, most = 0;
+	if (!retain || !push || !pop || !load || !find || !attribute || !allow || !launch || !occupancy) return -1;
+	if ((e = retain(&context, 0)) || (e = push(context))) return e;
+	e = load(&module, code);
+	for (int i = 0; !e && i < ENTRIES; i++)
+		if ((e = find(&entries[i], module, names[i])) && i >= DROPPED_SUM) entries[i] = NULL, e = 0; // an older GPU
+	if (!e && !(e = attribute(&processors, 16 /* multiprocessors */, 0)) && !(e = attribute(&most, 97 /* shared bytes of a block, by choice */, 0)))
+		e = allow(entries[PRODUCT], 8 /* most dynamic shared bytes */, most);
+	pop(&context); // the context stays retained: the kernels live as long as the process
+	return e;
 }
 
 // The GPU extension of the PJRT C API (pjrt_c_api_gpu_extension.h), type 0.
@@ -103,7 +180,7 @@ typedef struct extension { size_t size; int type; struct extension *next; } exte
 typedef struct { size_t size; const char *name; size_t name_size; int version; void *instantiate, *prepare, *initialize, *execute; uint32_t traits; } register_args;
 typedef struct { extension base; void *(*add)(register_args *); } gpu_extension;
 
-int gt_kernels_register(const char *path, const char *target) {
+int gt_kernels_register(const char *path) {
 	void *h = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
 	if (!h) return 1;
 	void *(*get)(void) = (void *(*)(void))dlsym(h, "GetPjrtApi");
@@ -112,8 +189,11 @@ int gt_kernels_register(const char *path, const char *target) {
 	if (!api) return 2;
 	for (extension *e = *(extension **)(api + sizeof(size_t)); e; e = e->next) {
 		if (e->type != 0) continue;
-		register_args a = {.size = sizeof a, .name = target, .name_size = strlen(target), .version = 0, .execute = (void *)call_product};
-		return ((gpu_extension *)e)->add(&a) ? 4 : 0;
+		for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
+			register_args a = {.size = sizeof a, .name = targets[i].name, .name_size = strlen(targets[i].name), .version = 0, .execute = (void *)targets[i].call};
+			if (((gpu_extension *)e)->add(&a)) return 4;
+		}
+		return 0;
 	}
 	return 3;
 }

@@ -6,13 +6,17 @@
 
 #include <stddef.h>
 
-// gt_kernels_compile compiles source with the NVRTC library at nvrtc for an
-// architecture ("sm_90") and loads it into the first device's primary context. It
-// returns 0, or the number of the step that failed, with words in log.
-int gt_kernels_compile(const char *nvrtc, const char *source, const char *arch, char *log, size_t log_size);
+// gt_kernels_compile compiles source with the NVRTC library of that name for an
+// architecture ("sm_90"). It returns n bytes of code, which the caller frees, or NULL
+// with words in log.
+char *gt_kernels_compile(const char *library, const char *source, const char *arch, char *log, size_t log_size, size_t *n);
 
-// gt_kernels_register names the packed product to a plugin that is loaded from path.
-int gt_kernels_register(const char *path, const char *target);
+// gt_kernels_load loads the code into the first device's primary context. It returns the
+// driver's error, 0 for none, -1 without a driver.
+int gt_kernels_load(const void *code);
+
+// gt_kernels_register names the kernels to a plugin that is loaded from path.
+int gt_kernels_register(const char *path);
 
 // gt_kernels_error is the last error of a launch (CUresult), 0 for none.
 int gt_kernels_error(void);

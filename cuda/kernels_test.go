@@ -42,3 +42,17 @@ func TestPackedProductConfig(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestTrainingConfigs(t *testing.T) {
+	m := Masks{Lanes: []int{0, 2, 1}, Threshold: 6554, Scale: 1.5, From: true}
+	for _, c := range []struct{ got, want string }{
+		{RMSNormConfig(64, 256, false, 0.5, true, Masks{}), "gotune_rms_norm_64_256_0_1056964608_1_0_0_0_0_0"},
+		{RMSNormConfig(64, 256, true, 0.5, false, m), "gotune_rms_norm_64_256_1_1056964608_0_3_288_6554_1069547520_1"},
+		{RMSNormBackwardConfig(64, 256, false, 0.5), "gotune_rms_norm_backward_64_256_0_1056964608"},
+		{DroppedSumConfig(64, 256, 32, true, 3, m), "gotune_dropped_sum_64_256_32_1_3_288_6554_1069547520_1"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%q, want %q", c.got, c.want)
+		}
+	}
+}

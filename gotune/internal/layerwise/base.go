@@ -37,6 +37,9 @@ type Base struct {
 	turners     int              // and for the latter
 	headBytes   int              // bound of one chunk of the loss
 	choice      *attentionChoice // nil until the first batch
+	train       *trainKernels    // nil for none
+	trainWhy    error            // why there are none, of those the device could have
+	trainChosen bool             // by the first trainer
 	freed       bool
 }
 

@@ -29,12 +29,16 @@ type kernelChoice struct {
 	why string // not
 }
 
-// Kernels says whether decoding uses gotune's CUDA kernels: "on", or "off: " and why.
+// Kernels says whether gotune's CUDA kernels are used: "on", "off: " and why, or "on, not
+// in training: " and why.
 func (b *Base) Kernels() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if c := b.dev.kernels(); !c.on {
 		return "off: " + c.why
+	}
+	if b.trainWhy != nil {
+		return "on, not in training: " + b.trainWhy.Error()
 	}
 	return "on"
 }
@@ -224,8 +228,12 @@ func (f *kernelFunction) Call(callee compute.Function, in ...compute.Value) ([]c
 	if !ok {
 		return nil, fmt.Errorf("kernels: call of a %T", callee)
 	}
-	if config, _, _ := strings.Cut(c.name, "_node"); strings.HasPrefix(config, cuda.PackedProduct) {
-		return customCall(f.Function, cuda.PackedProduct, config, make([][]int, len(in)), c.outs, make([][]int, len(c.outs)), in...)
+	if config, _, ok := strings.Cut(c.name, "_node"); ok {
+		for _, target := range []string{cuda.PackedProduct, cuda.RMSNormBackward, cuda.RMSNorm, cuda.DroppedSum} {
+			if strings.HasPrefix(config, target) {
+				return customCall(f.Function, target, config, make([][]int, len(in)), c.outs, make([][]int, len(c.outs)), in...)
+			}
+		}
 	}
 	return f.Function.Call(c.Function, in...)
 }

@@ -94,7 +94,11 @@ func (r *dropoutRNG) apply(x *Node, proj int) *Node {
 	} else {
 		bits = BitwiseAnd(bits, Scalar(g, dtypes.Uint32, uint32(0xffff)))
 	}
-	threshold := min(max(1, uint32(math.Round(r.p*(1<<16)))), 1<<16-1)
-	keep := Reshape(GreaterOrEqual(bits, Scalar(g, dtypes.Uint32, threshold)), x.Shape().Dimensions...)
+	keep := Reshape(GreaterOrEqual(bits, Scalar(g, dtypes.Uint32, r.threshold())), x.Shape().Dimensions...)
 	return Where(keep, MulScalar(x, 1/(1-r.p)), ZerosLike(x))
+}
+
+// threshold is what a half word that keeps its element is at least.
+func (r *dropoutRNG) threshold() uint32 {
+	return min(max(1, uint32(math.Round(r.p*(1<<16)))), 1<<16-1)
 }

@@ -115,10 +115,10 @@ func (b *Base) wayRefused(c *attentionChoice, way string) error {
 	return b.proveFused(c.fused, way)
 }
 
-// graphs is the backend for graphs of this model: with fused attention, one that makes
-// its calls.
+// graphs is the backend for graphs of this model: with fused attention or kernels, one
+// that makes their calls.
 func (b *Base) graphs() compute.Backend {
-	if b.choice != nil && b.choice.fused != nil {
+	if b.train != nil || b.choice != nil && b.choice.fused != nil {
 		return kernelBackend{b.dev.be}
 	}
 	return b.dev.be

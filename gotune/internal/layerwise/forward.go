@@ -91,7 +91,7 @@ func (b *Base) passKind(i int, c *passContext, ad *DeviceAdapter, dropout float6
 // layer is the graph of one layer from its common inputs.
 func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 	l := &layerGraph{
-		linears: &linears{dt: b.dt, grads: map[string]*Node{}},
+		linears: &linears{dt: b.dt, grads: map[string]*Node{}, kernels: b.train, ready: map[string]*Node{}},
 		heads:   b.cfg.NumHeads, kv: b.cfg.NumKVHeads, dim: b.cfg.HeadDim,
 		eps: b.cfg.RMSNormEps, residual: b.residual,
 		norm1: in.weights[0], norm2: in.weights[1], cos: in.cos, sin: in.sin,

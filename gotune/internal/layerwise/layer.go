@@ -54,7 +54,7 @@ func (l *layerGraph) forwardFrom(x, o, lse, x2 *Node) (r *residuals) {
 // queryKeyValue projects x and rotates q and k.
 func (l *layerGraph) queryKeyValue(x *Node, r *residuals) (q, k, v *Node) {
 	n := x.Shape().Dim(0)
-	h := rmsNorm(x, l.norm1, l.eps, l.dt)
+	h := l.norm(x, l.norm1, false, "q_proj", "k_proj", "v_proj")
 	qkv, _ := l.project(h, r, "q_proj", "k_proj", "v_proj")
 	q = ropeRotate(Reshape(qkv[0], n, l.heads, l.dim), l.cos, l.sin, false)
 	k = ropeRotate(Reshape(qkv[1], n, l.kv, l.dim), l.cos, l.sin, false)
@@ -71,7 +71,7 @@ func (l *layerGraph) after(x *Node, r *residuals) (y *Node) {
 
 // mlp is the layer behind r.x2: it sets gateUp.
 func (l *layerGraph) mlp(r *residuals) (y *Node) {
-	_, r.gateUp = l.project(rmsNorm(r.x2, l.norm2, l.eps, l.dt), r, "gate_proj", "up_proj")
+	_, r.gateUp = l.project(l.norm(r.x2, l.norm2, false, "gate_proj", "up_proj"), r, "gate_proj", "up_proj")
 	_, down := l.project(swiGLU(r.gateUp), r, "down_proj")
 	return Add(r.x2, ConvertDType(down, l.residual))
 }
@@ -100,8 +100,8 @@ func (l *layerGraph) backward(x, dy *Node, r *residuals) (dx *Node) {
 func (l *layerGraph) backwardAfter(dy *Node, r *residuals) (dx2, do *Node) {
 	n := dy.Shape().Dim(0)
 	dm := l.back(r, swiGLU(r.gateUp), nil, ConvertDType(dy, l.dt), "down_proj")
-	dh2 := l.back(r, rmsNorm(r.x2, l.norm2, l.eps, l.dt), nil, swiGLUBackward(r.gateUp, dm), "gate_proj", "up_proj")
-	dx2 = Add(dy, ConvertDType(rmsNormBackward(r.x2, l.norm2, dh2, l.eps), l.residual))
+	dh2 := l.back(r, l.norm(r.x2, l.norm2, true, "gate_proj", "up_proj"), nil, swiGLUBackward(r.gateUp, dm), "gate_proj", "up_proj")
+	dx2 = l.normBackward(r.x2, l.norm2, dh2, dy)
 	do = l.back(r, Reshape(r.o, n, l.heads*l.dim), nil, ConvertDType(dx2, l.dt), "o_proj")
 	return dx2, Reshape(do, n, l.heads, l.dim)
 }
@@ -111,8 +111,40 @@ func (l *layerGraph) backwardQueryKeyValue(x, dx2, dq, dk, dv *Node, r *residual
 	n := x.Shape().Dim(0)
 	dq, dk = ropeRotate(dq, l.cos, l.sin, true), ropeRotate(dk, l.cos, l.sin, true)
 	flat := func(x *Node, heads int) *Node { return Reshape(x, n, heads*l.dim) }
-	dh := l.back(r, rmsNorm(x, l.norm1, l.eps, l.dt), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, nil, "q_proj", "k_proj", "v_proj")
-	return Add(dx2, ConvertDType(rmsNormBackward(x, l.norm1, dh, l.eps), l.residual))
+	dh := l.back(r, l.norm(x, l.norm1, true, "q_proj", "k_proj", "v_proj"), []*Node{flat(dq, l.heads), flat(dk, l.kv), flat(dv, l.kv)}, nil, "q_proj", "k_proj", "v_proj")
+	return l.normBackward(x, l.norm1, dh, dx2)
+}
+
+// norm is RMSNorm of x for the projections that read it. A kernel makes the dropped inputs
+// of their adapters in the same pass; again is for the backward pass, which seldom reads
+// the norm itself (then XLA leaves it out).
+func (l *layerGraph) norm(x, w *Node, again bool, projs ...string) *Node {
+	var adapted []string
+	for _, p := range projs {
+		delete(l.ready, p)
+		if l.lora[p] != nil {
+			adapted = append(adapted, p)
+		}
+	}
+	if l.kernels == nil || l.rng == nil || len(adapted) == 0 {
+		return rmsNorm(x, w, l.eps, l.dt)
+	}
+	h, dropped := l.kernels.norm(x, w, l.eps, !again, l.rng, adapted)
+	for i, p := range adapted {
+		l.ready[p] = dropped[i]
+	}
+	if again {
+		return rmsNorm(x, w, l.eps, l.dt)
+	}
+	return h
+}
+
+// normBackward is dres and the gradient of a norm of x for that of its result.
+func (l *layerGraph) normBackward(x, w, dh, dres *Node) *Node {
+	if l.kernels != nil {
+		return l.kernels.normBackward(x, w, dh, dres, l.eps)
+	}
+	return Add(dres, ConvertDType(rmsNormBackward(x, w, dh, l.eps), l.residual))
 }
 
 // back is linears.backward with the inner products noted in r.

@@ -24,6 +24,8 @@ type linears struct {
 	lora     map[string]*loraModule
 	rng      *dropoutRNG // nil when not training
 	grads    map[string]*Node
+	kernels  *trainKernels    // nil for XLA's code
+	ready    map[string]*Node // x̂ of projections, as a norm's kernel has made it
 
 	eightBack bool // gradients' products with the base take its 8-bit form too
 }
@@ -104,7 +106,7 @@ func (l *linears) forward(x *Node, projs ...string) (y []*Node, joined *Node, t 
 func (l *linears) adapt(proj string, x, base *Node) (y, t *Node) {
 	y = base
 	if m := l.lora[proj]; m != nil {
-		dropped := l.rng.apply(x, projIndex(proj))
+		dropped := l.dropped(x, proj)
 		t = linearNT(dropped, m.a)
 		delta := linearNT(t, m.scaled)
 		if m.dora {
@@ -123,6 +125,14 @@ func (l *linears) adapt(proj string, x, base *Node) (y, t *Node) {
 		y = Add(y, ConvertDType(InsertAxes(Slice(m.bias, AxisRange(row, row+out)), 0), y.DType()))
 	}
 	return y, t
+}
+
+// dropped is x̂, the input of an adapter's A.
+func (l *linears) dropped(x *Node, proj string) *Node {
+	if d := l.ready[proj]; d != nil {
+		return d
+	}
+	return l.rng.apply(x, projIndex(proj))
 }
 
 // backward takes the gradients of what forward returned for projs and x, one by
@@ -154,14 +164,15 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 		}
 	}
 	through := map[string]*Node{} // what meets W directly
+	var inner []*Node             // g of the modules whose way back is g·A alone
+	var modules []*loraModule
 	for i, proj := range projs {
 		through[proj] = dy[i]
 		m := l.lora[proj]
 		if m == nil {
 			continue
 		}
-		k := projIndex(proj)
-		dropped, e, ti := l.rng.apply(x, k), dy[i], t[i]
+		dropped, e, ti := l.dropped(x, proj), dy[i], t[i]
 		if ti == nil {
 			ti = linearNT(dropped, m.a)
 		}
@@ -169,8 +180,8 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 		if m.dora {
 			w := l.weight(proj)
 			c, norm := m.rowScale(w)
-			inner := Add(f(linearNT(dropped, w)), f(linearNT(ti, m.scaled)))
-			l.grads[proj+".m"] = Div(ReduceSum(Mul(f(dy[i]), inner), 0), norm)
+			product := Add(f(linearNT(dropped, w)), f(linearNT(ti, m.scaled)))
+			l.grads[proj+".m"] = Div(ReduceSum(Mul(f(dy[i]), product), 0), norm)
 			e = ConvertDType(Mul(f(dy[i]), InsertAxes(c, 0)), l.dt)
 			if dropped == x {
 				through[proj], joined = e, nil
@@ -181,11 +192,18 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 		g := linearNN(e, m.scaled)
 		l.grads[proj+".a"] = outerTN(g, dropped)
 		l.grads[proj+".b"] = MulScalar(outerTN(e, ti), m.scale)
-		back := linearNN(g, m.a)
-		if side != nil {
-			back = Add(back, side)
+		if side == nil {
+			inner, modules = append(inner, g), append(modules, m)
+			continue
 		}
-		add(l.rng.apply(back, k))
+		add(l.rng.apply(Add(linearNN(g, m.a), side), projIndex(proj)))
+	}
+	if l.kernels.takesSum(modules) {
+		add(l.kernels.droppedSum(inner, modules, l.rng))
+	} else {
+		for i, m := range modules {
+			add(l.rng.apply(linearNN(inner[i], m.a), projIndex(m.proj)))
+		}
 	}
 	for _, m := range l.matrices {
 		if joined != nil && m.holds(projs) {

@@ -125,6 +125,7 @@ func (b *Base) NewTrainer(a *lora.Adapter, o TrainOptions) (t *Trainer, err erro
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.training()
 	t = &Trainer{base: b, opt: o, config: a.Config, keep: o.keeps(len(b.layers)), passed: map[string]bool{},
 		adam:  optim.AdamW{Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay},
 		scale: newLossScale(b.dt, o.LossScale)}

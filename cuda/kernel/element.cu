@@ -1,0 +1,110 @@
+// What gotune's kernels share: 16-bit elements and the bits of dropout. It stands before the others in one source. All of them are
+// C, too: a test runs them on a processor (testdata/host.c), which has plain C in the place of a GPU's instructions.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+
+#define BFLOAT16 0
+#define FLOAT16 1
+#define FLOAT32 2
+#define DEVICE static __device__ __forceinline__
+#ifdef __cplusplus
+#define ENTRY extern "C" __global__
+#else
+#define ENTRY static
+#endif
+
+#ifdef __CUDACC__
+DEVICE float half_to_float(u16 v) {
+	float f;
+	asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
+	return f;
+}
+DEVICE u16 float_to_half(float f) {
+	u16 v;
+	asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v) : "f"(f));
+	return v;
+}
+#endif
+
+// widen is the value of a 16-bit element; type is a constant wherever it is called.
+DEVICE float widen(u32 v, int type) { return type == BFLOAT16 ? __uint_as_float(v << 16) : half_to_float((u16)v); }
+
+// narrow rounds to the nearest, ties to even. What is not a number stays so.
+DEVICE u32 narrow(float f, int type) {
+	if (type == FLOAT16) return float_to_half(f);
+	const u32 b = __float_as_uint(f);
+	return (b & 0x7fffffff) > 0x7f800000 ? 0x7fff : (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+}
+
+// load8 reads eight elements from element at on, which is a multiple of 8; store8 writes them.
+DEVICE void load8(float *v, const void *p, size_t at, int type) {
+	if (type == FLOAT32) {
+		const float4 a = ((const float4 *)p)[at / 4], b = ((const float4 *)p)[at / 4 + 1];
+		v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+		return;
+	}
+	const uint4 q = ((const uint4 *)p)[at / 8];
+	const u32 words[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+	for (int i = 0; i < 4; i++) v[2 * i] = widen(words[i] & 0xffff, type), v[2 * i + 1] = widen(words[i] >> 16, type);
+}
+
+DEVICE void store8(void *p, size_t at, const float *v, int type) {
+	if (type == FLOAT32) {
+		const float4 a = {v[0], v[1], v[2], v[3]}, b = {v[4], v[5], v[6], v[7]};
+		((float4 *)p)[at / 4] = a, ((float4 *)p)[at / 4 + 1] = b;
+		return;
+	}
+	u32 words[4];
+#pragma unroll
+	for (int i = 0; i < 4; i++) words[i] = narrow(v[2 * i], type) | narrow(v[2 * i + 1], type) << 16;
+	const uint4 q = {words[0], words[1], words[2], words[3]};
+	((uint4 *)p)[at / 8] = q;
+}
+
+// The masks are those of layerwise/dropout.go: lane l of a projection is 2·word + half.
+DEVICE u32 hash32(u32 x) {
+	x = (x ^ x >> 16) * 0x7feb352du;
+	x = (x ^ x >> 15) * 0x846ca68bu;
+	return x ^ x >> 16;
+}
+DEVICE u32 mix32(u32 x, u32 key, u32 key1) {
+	x ^= key;
+	x = (x ^ x >> 16) * 0x7feb352du + key1;
+	x = (x ^ x >> 15) * 0x846ca68bu;
+	return x ^ x >> 16;
+}
+
+// masks are up to three lanes' masks of one layer; lanes has four bits for each.
+typedef struct {
+	u32 key[3], key1[3], threshold;
+	int lane[3], like[3]; // like: an earlier lane with the same word, else itself
+} masks;
+
+DEVICE masks masks_of(int n, int lanes, u32 threshold, const u32 *keys, const u32 *where) {
+	masks m;
+	m.threshold = threshold;
+#pragma unroll
+	for (int i = 0; i < 3; i++) {
+		if (i >= n) break;
+		const int lane = lanes >> 4 * i & 15;
+		m.lane[i] = lane, m.like[i] = i;
+		for (int j = i - 1; j >= 0; j--)
+			if (m.lane[j] >> 1 == lane >> 1) m.like[i] = j;
+		m.key[i] = hash32(keys[0] ^ hash32(where[0] * 8 + (u32)(lane >> 1)));
+		m.key1[i] = hash32(keys[1] + m.key[i]);
+	}
+	return m;
+}
+
+// kept sets keep[i] for the masks of one element.
+DEVICE void kept(int *keep, const masks *m, int n, u32 element) {
+	u32 bits[3];
+#pragma unroll
+	for (int i = 0; i < 3; i++) {
+		if (i >= n) break;
+		bits[i] = i == 1 && m->like[1] == 0 ? bits[0] : i == 2 && m->like[2] == 0 ? bits[0] : i == 2 && m->like[2] == 1 ? bits[1] : mix32(element, m->key[i], m->key1[i]);
+		keep[i] = (m->lane[i] & 1 ? bits[i] >> 16 : bits[i] & 0xffff) >= m->threshold;
+	}
+}

@@ -1,0 +1,211 @@
+package layerwise
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+
+	"github.com/gotune/gotune/cuda"
+)
+
+// trainKernels are the CUDA kernels of a training step that a model's programs call in
+// place of XLA's code: a norm with its dropped copies, a norm's gradient, the gradient
+// through dropped inputs. nil is none. What they compute is [rmsNorm],
+// [dropoutRNG.apply] and [rmsNormBackward] with fewer roundings.
+type trainKernels struct {
+	dt   dtypes.DType
+	sums bool // the gradient through dropped inputs: compute capability 8.0
+}
+
+// trainKernelTolerance is the largest relative error of [Base.proveTrainKernels]: some
+// roundings of bfloat16 (2⁻⁹ each).
+const trainKernelTolerance = 1e-2
+
+// training decides once whether kernels are to be used, having held them against XLA's
+// code on the device. Errors turn them off: [Base.Kernels] has them.
+func (b *Base) training() *trainKernels {
+	if b.trainChosen {
+		return b.train
+	}
+	b.trainChosen = true
+	k := &trainKernels{dt: b.dt}
+	d := b.cfg.HiddenSize
+	switch {
+	case !b.dev.kernels().on:
+	case b.dt != dtypes.BFloat16 && b.dt != dtypes.Float16:
+		b.trainWhy = fmt.Errorf("training's take bfloat16 and float16, not %s", b.dt)
+	case d > cuda.RMSNormMaxD || d%cuda.RMSNormMultiple != 0:
+		b.trainWhy = fmt.Errorf("training's take a hidden size of a multiple of %d up to %d, not %d", cuda.RMSNormMultiple, cuda.RMSNormMaxD, d)
+	default:
+		devices, err := cuda.Devices()
+		k.sums = err == nil && len(devices) > 0 && devices[0].Major >= 8
+		if b.trainWhy = b.proveTrainKernels(k); b.trainWhy == nil {
+			b.train = k
+		}
+	}
+	return b.train
+}
+
+// call makes a custom call as that of a function of its configuration's name, which a
+// [kernelBackend] turns into the kernel's. The function's body only says what the results
+// are: no other backend gets such a graph.
+func (k *trainKernels) call(config string, out []shapes.Shape, in ...*Node) []*Node {
+	f := NewFunction(in[0].Graph(), fmt.Sprintf("%s_node%d", config, in[0].Graph().LastNode().Id()), func(g *Graph) (results []*Node) {
+		for i, x := range in {
+			Parameter(g, fmt.Sprintf("p%d", i), x.Shape())
+		}
+		for _, s := range out {
+			results = append(results, Iota(g, s, 0))
+		}
+		return results
+	})
+	return f.Call(in...)
+}
+
+// norm is rmsNorm of x [T, D] and its copy dropped for each of projs, nil without rng. h is
+// nil unless it is wanted.
+func (k *trainKernels) norm(x, w *Node, eps float64, h bool, rng *dropoutRNG, projs []string) (y *Node, dropped []*Node) {
+	m, masks := rng.masks(projs)
+	s := shapes.Make(k.dt, x.Shape().Dimensions...)
+	n := len(projs)
+	if h {
+		n++
+	}
+	out := k.call(cuda.RMSNormConfig(s.Dim(0), s.Dim(1), k.dt == dtypes.Float16, float32(eps), h, m), slices.Repeat([]shapes.Shape{s}, n), append([]*Node{x, w}, masks...)...)
+	if h {
+		y, out = out[0], out[1:]
+	}
+	return y, out
+}
+
+// normBackward is dres + rmsNormBackward, in dres's dtype.
+func (k *trainKernels) normBackward(x, w, dh, dres *Node, eps float64) *Node {
+	s := dres.Shape()
+	return k.call(cuda.RMSNormBackwardConfig(s.Dim(0), s.Dim(1), k.dt == dtypes.Float16, float32(eps)), []shapes.Shape{s}, x, w, dh, dres)[0]
+}
+
+// takesSum says whether droppedSum serves modules with the input size d.
+func (k *trainKernels) takesSum(modules []*loraModule) bool {
+	if k == nil || !k.sums || len(modules) == 0 || len(modules) > cuda.MaxLanes {
+		return false
+	}
+	for _, m := range modules {
+		if m.dora || m.rank != modules[0].rank || m.rank%cuda.DroppedSumR != 0 || m.in%cuda.DroppedSumD != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// droppedSum is Σ mask∘(g·A)/(1−p) for the modules' g [T, R]: [T, D].
+func (k *trainKernels) droppedSum(g []*Node, modules []*loraModule, rng *dropoutRNG) *Node {
+	var projs []string
+	in := slices.Clone(g)
+	for _, m := range modules {
+		projs = append(projs, m.proj)
+		in = append(in, m.a)
+	}
+	m, masks := rng.masks(projs)
+	s := shapes.Make(k.dt, g[0].Shape().Dim(0), modules[0].in)
+	return k.call(cuda.DroppedSumConfig(s.Dim(0), s.Dim(1), modules[0].rank, k.dt == dtypes.Float16, len(modules), m), []shapes.Shape{s}, append(in, masks...)...)[0]
+}
+
+// masks are a kernel's masks for projections, and the operands that they are made from.
+func (r *dropoutRNG) masks(projs []string) (m cuda.Masks, in []*Node) {
+	m.Scale = 1
+	if r == nil || r.p == 0 || len(projs) == 0 {
+		return m, nil
+	}
+	for _, p := range projs {
+		l := maskLanes[projIndex(p)]
+		m.Lanes = append(m.Lanes, int(2*l.word+l.shift/16))
+	}
+	m.Threshold, m.Scale, m.From = r.threshold(), float32(1/(1-r.p)), r.from != nil
+	in = []*Node{Stack([]*Node{r.k0, r.k1}, 0), Reshape(r.layer, 1)}
+	if m.From {
+		in = append(in, Reshape(r.from, 1))
+	}
+	return m, in
+}
+
+// proveTrainKernels runs the kernels and XLA's code on the same random values of this
+// model's size.
+func (b *Base) proveTrainKernels(k *trainKernels) error {
+	const rows, rank, p = 192, cuda.DroppedSumR, 0.1
+	d := b.cfg.HiddenSize
+	rng := rand.New(rand.NewPCG(1, 1))
+	var in []compute.Buffer
+	defer func() { drop(in...) }()
+	for _, n := range [][2]int{{rows, d}, {1, d}, {rows, d}, {rows, d}, {rows, rank}, {rows, rank}, {rank, d}, {rank, d}} {
+		flat := make([]float32, n[0]*n[1])
+		for i := range flat {
+			flat[i] = float32(rng.NormFloat64())
+		}
+		buf, err := b.dev.upload(flat, dtypes.Float32, n[0], n[1])
+		if err != nil {
+			return err
+		}
+		in = append(in, buf)
+	}
+	words, err := b.dev.upload([]uint32{rng.Uint32(), rng.Uint32(), 7, 64}, dtypes.Uint32, 4)
+	if err != nil {
+		return err
+	}
+	in = append(in, words)
+	sh, err := shapesOf(in)
+	if err != nil {
+		return err
+	}
+	prove := func(_ *Graph, n []*Node) []*Node {
+		cast := func(x *Node) *Node { return ConvertDType(x, b.dt) }
+		word := func(i int) *Node { return Reshape(Slice(n[8], AxisRange(i, i+1))) }
+		x, w, dh, dres := ConvertDType(n[0], b.residual), Reshape(n[1], d), cast(n[2]), ConvertDType(n[3], b.residual)
+		r := &dropoutRNG{p: p, k0: word(0), k1: word(1), layer: word(2), from: word(3)}
+		projs := []string{"q_proj", "k_proj", "v_proj"}
+		h := rmsNorm(x, w, b.cfg.RMSNormEps, b.dt)
+		got, dropped := k.norm(x, w, b.cfg.RMSNormEps, true, r, projs)
+		fast, plain := append([]*Node{got}, dropped...), []*Node{h}
+		for _, p := range projs {
+			plain = append(plain, r.apply(h, projIndex(p)))
+		}
+		fast = append(fast, k.normBackward(x, w, dh, dres, b.cfg.RMSNormEps))
+		plain = append(plain, Add(ConvertDType(dres, dtypes.Float32), rmsNormBackward(x, w, dh, b.cfg.RMSNormEps)))
+		modules := []*loraModule{{loraSpec: &loraSpec{proj: "q_proj", in: d, rank: rank}, a: cast(n[6])}, {loraSpec: &loraSpec{proj: "v_proj", in: d, rank: rank}, a: cast(n[7])}}
+		if k.takesSum(modules) {
+			g := []*Node{cast(n[4]), cast(n[5])}
+			fast = append(fast, k.droppedSum(g, modules, r))
+			plain = append(plain, Add(r.apply(linearNN(g[0], modules[0].a), projIndex("q_proj")), r.apply(linearNN(g[1], modules[1].a), projIndex("v_proj"))))
+		}
+		var off []*Node
+		for i := range fast {
+			off = append(off, relativeError(fast[i], plain[i]))
+		}
+		return []*Node{Stack(off, 0)}
+	}
+	prog, err := b.dev.programOn(kernelBackend{b.dev.be}, fmt.Sprintf("%sprove training's kernels, sums %t", b.prefix, k.sums), sh, prove)
+	if err != nil {
+		return err
+	}
+	out, err := prog.run(in)
+	if err != nil {
+		return err
+	}
+	defer drop(out...)
+	off, err := download[float32](out[0], prog.outputs[0].Size())
+	if err != nil {
+		return err
+	}
+	for i, e := range off {
+		if !(e <= trainKernelTolerance) || math.IsNaN(float64(e)) || cuda.KernelError() != 0 {
+			what := []string{"a norm", "its copy for q", "its copy for k", "its copy for v", "a norm's gradient", "the gradient through dropped inputs"}[i]
+			return fmt.Errorf("kernels of training: %s is off by %.3g (relative) from XLA's code, want at most %g; driver error %d", what, e, trainKernelTolerance, cuda.KernelError())
+		}
+	}
+	return nil
+}

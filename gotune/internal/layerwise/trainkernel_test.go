@@ -1,0 +1,290 @@
+package layerwise
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"unsafe"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
+	"github.com/gomlx/compute/dtypes/float16"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/go-xla/compute/xla"
+	"github.com/gomlx/go-xla/stablehlo"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// hostKernels is a program that runs the kernels' source on the processor, a thread for
+// each of a GPU's.
+var hostKernels = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "gotune-kernels-*") // of the whole test run
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(dir, "host")
+	out, err := exec.Command("cc", "-O1", "-Wno-unknown-pragmas", "-pthread", filepath.Join("..", "..", "..", "cuda", "kernel", "testdata", "host.c"), "-o", program, "-lm", "-ldl").CombinedOutput()
+	if err != nil {
+		return string(out), err
+	}
+	return program, nil
+})
+
+// onHost runs a kernel's custom call and returns its results.
+func onHost(t *testing.T, config string, in [][]byte, out ...int) (results [][]byte) {
+	t.Helper()
+	program, err := hostKernels()
+	if err != nil {
+		t.Fatalf("compile cuda/kernel/testdata/host.c: %v\n%s", err, program)
+	}
+	target, _, _ := strings.Cut(config, strings.TrimLeft(config, "_abcdefghijklmnopqrstuvwxyz"))
+	args := []string{strings.TrimRight(target, "_"), config, strconv.Itoa(len(in))}
+	for _, b := range in {
+		args = append(args, strconv.Itoa(len(b)))
+	}
+	for _, n := range out {
+		args = append(args, strconv.Itoa(n))
+	}
+	cmd := exec.Command(program, args...)
+	var errs bytes.Buffer
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(bytes.Join(in, nil)), &errs
+	all, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v %s", args, err, errs.String())
+	}
+	for _, n := range out {
+		results, all = append(results, all[:n]), all[n:]
+	}
+	return results
+}
+
+// emittedCall is the configuration of the one custom call in the text of a graph that
+// build makes on a kernelBackend.
+func emittedCall(t *testing.T, inputs []shapes.Shape, build func(n []*Node) []*Node) (config string) {
+	t.Helper()
+	g := NewGraph(kernelBackend{openCPU(t)}, "kernels")
+	var in []*Node
+	for i, s := range inputs {
+		in = append(in, Parameter(g, "p"+strconv.Itoa(i), s))
+	}
+	var out []compute.Value
+	for _, n := range build(in) {
+		out = append(out, InternalBackendOutputs(n)...)
+	}
+	// The text is the builder's own: the XLA backend shows it to nobody.
+	field := func(of any, name string) any {
+		f := reflect.ValueOf(of).Elem().FieldByName(name)
+		return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().Interface()
+	}
+	builder := field(g, "builder").(*kernelBuilder)
+	if err := builder.Main().Return(out, nil); err != nil {
+		t.Fatal(err)
+	}
+	text, err := field(builder.Builder.(*xla.Builder), "builder").(*stablehlo.Builder).Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := strings.Split(string(text), `backend_config = "`)
+	if len(calls) != 2 {
+		t.Fatalf("%d custom calls, want one: %s", len(calls)-1, text)
+	}
+	config, _, _ = strings.Cut(calls[1], `"`)
+	return config
+}
+
+// rounded are values of a 16-bit dtype as a device has them, and in float32.
+func rounded(dt dtypes.DType, v []float32) (bytes []byte, wide []float32) {
+	for _, x := range v {
+		var u uint16
+		if dt == dtypes.BFloat16 {
+			u = uint16(bfloat16.FromFloat32(x))
+			wide = append(wide, bfloat16.BFloat16(u).Float32())
+		} else {
+			u = uint16(float16.FromFloat32(x))
+			wide = append(wide, float16.Float16(u).Float32())
+		}
+		bytes = binary.LittleEndian.AppendUint16(bytes, u)
+	}
+	return bytes, wide
+}
+
+func widened(dt dtypes.DType, b []byte) (v []float32) {
+	if dt == dtypes.Float32 {
+		for i := 0; i < len(b); i += 4 {
+			v = append(v, math.Float32frombits(binary.LittleEndian.Uint32(b[i:])))
+		}
+		return v
+	}
+	for i := 0; i < len(b); i += 2 {
+		u := binary.LittleEndian.Uint16(b[i:])
+		if dt == dtypes.BFloat16 {
+			v = append(v, bfloat16.BFloat16(u).Float32())
+		} else {
+			v = append(v, float16.Float16(u).Float32())
+		}
+	}
+	return v
+}
+
+func littleEndian(v any) []byte {
+	var buf bytes.Buffer
+	_ = binary.Write(&buf, binary.LittleEndian, v) // of slices of numbers
+	return buf.Bytes()
+}
+
+// The training kernels' source, run on the processor through the calls that graphs emit,
+// gives what the plain graphs give, in both dtypes: a norm and its dropped copies, with a
+// row's length that fills a block of threads and one that does not, from a token on; a
+// norm's gradient; the gradient through dropped inputs of one to three adapters, with and
+// without dropout.
+func TestTrainKernelsOnHost(t *testing.T) {
+	be := openCPU(t)
+	const eps = 1e-5
+	projs := []string{"q_proj", "k_proj", "v_proj"}
+	words := []uint32{0x9e3779b9, 0x85ebca6b, 5, 0, 3}
+	rng := rand.New(rand.NewPCG(2, 3))
+	normal := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+		}
+		return v
+	}
+	// dropout from inputs keys u32 [2], where u32 [2], from u32 [1].
+	dropoutOf := func(p float64, keys, where, from *Node) *dropoutRNG {
+		word := func(x *Node, i int) *Node { return Reshape(Slice(x, AxisRange(i, i+1))) }
+		r := &dropoutRNG{p: p, k0: word(keys, 0), k1: word(keys, 1), layer: word(where, 0)}
+		if from != nil {
+			r.from = word(from, 0)
+		}
+		return r
+	}
+	run := func(in []any, f func(n []*Node) []*Node) (out [][]float32) {
+		got := MustExecOnceN(be, func(n []*Node) []*Node {
+			res := f(n)
+			for i := range res {
+				res[i] = ConvertDType(res[i], dtypes.Float32)
+			}
+			return res
+		}, in...)
+		for _, x := range got {
+			out = append(out, tensors.MustCopyFlatData[float32](x))
+		}
+		return out
+	}
+	u32 := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Uint32, dims...) }
+	for _, dt := range []dtypes.DType{dtypes.BFloat16, dtypes.Float16} {
+		k := &trainKernels{dt: dt, sums: true}
+		residual := dtypes.Float32
+		if dt == dtypes.BFloat16 {
+			residual = dt
+		}
+		asResidual := func(v []float32) ([]byte, []float32) {
+			if residual == dtypes.Float32 {
+				return littleEndian(v), v
+			}
+			return rounded(dt, v)
+		}
+		check := func(what string, dt dtypes.DType, got []byte, want []float32) {
+			t.Helper()
+			off, size, zeros := 0.0, 0.0, 0
+			for i, g := range widened(dt, got) {
+				off, size = off+math.Pow(float64(g-want[i]), 2), size+math.Pow(float64(want[i]), 2)
+				if (g == 0) != (want[i] == 0) {
+					zeros++
+				}
+			}
+			if e := math.Sqrt(off / size); !(e < 4e-3) || zeros > len(want)/1000 {
+				t.Errorf("%s %s: off by %.3g (relative), %d of %d values dropped otherwise", k.dt, what, e, zeros, len(want))
+			}
+		}
+		for _, d := range []int{512, 1000} {
+			const rows = 6
+			xs, x := asResidual(normal(rows * d))
+			ws := normal(d)
+			config := emittedCall(t, []shapes.Shape{shapes.Make(residual, rows, d), shapes.Make(dtypes.Float32, d), u32(2), u32(2), u32(1)}, func(n []*Node) []*Node {
+				h, y := k.norm(n[0], n[1], eps, true, dropoutOf(0.3, n[2], n[3], n[4]), projs)
+				return append([]*Node{h}, y...)
+			})
+			size := rows * d * 2
+			got := onHost(t, config, [][]byte{xs, littleEndian(ws), littleEndian(words[:2]), littleEndian(words[2:4]), littleEndian(words[4:])}, size, size, size, size)
+			want := run([]any{x, ws, words[:2], words[2:4], words[4:]}, func(n []*Node) []*Node {
+				h := rmsNorm(ConvertDType(Reshape(n[0], rows, d), residual), n[1], eps, dt)
+				out := []*Node{h}
+				for _, p := range projs {
+					out = append(out, dropoutOf(0.3, n[2], n[3], n[4]).apply(h, projIndex(p)))
+				}
+				return out
+			})
+			for i, w := range want {
+				check(fmt.Sprintf("norm of %d, result %d", d, i), dt, got[i], w)
+			}
+			dhs, dh := rounded(dt, normal(rows*d))
+			dres, res := asResidual(normal(rows * d))
+			config = emittedCall(t, []shapes.Shape{shapes.Make(residual, rows, d), shapes.Make(dtypes.Float32, d), shapes.Make(dt, rows, d), shapes.Make(residual, rows, d)}, func(n []*Node) []*Node {
+				return []*Node{k.normBackward(n[0], n[1], n[2], n[3], eps)}
+			})
+			got = onHost(t, config, [][]byte{xs, littleEndian(ws), dhs, dres}, rows*d*residual.Size())
+			want = run([]any{x, ws, dh, res}, func(n []*Node) []*Node {
+				r := func(x *Node) *Node { return Reshape(x, rows, d) }
+				return []*Node{Add(r(n[3]), rmsNormBackward(r(n[0]), n[1], r(n[2]), eps))}
+			})
+			check(fmt.Sprintf("norm of %d backward", d), residual, got[0], want[0])
+		}
+		for adapters := 1; adapters <= 3; adapters++ {
+			const rows, rank, d = 70, 64, 256
+			for _, p := range []float64{0, 0.3} {
+				var in [][]byte
+				var wide []any
+				var sh []shapes.Shape
+				var modules []*loraModule
+				for i := range adapters {
+					modules = append(modules, &loraModule{loraSpec: &loraSpec{proj: projs[i], in: d, rank: rank}})
+					b, v := rounded(dt, normal(rows*rank))
+					in, wide, sh = append(in, b), append(wide, v), append(sh, shapes.Make(dt, rows, rank))
+				}
+				for range adapters {
+					b, v := rounded(dt, normal(rank*d))
+					in, wide, sh = append(in, b), append(wide, v), append(sh, shapes.Make(dt, rank, d))
+				}
+				sh, wide = append(sh, u32(2), u32(2)), append(wide, words[:2], words[2:4])
+				config := emittedCall(t, sh, func(n []*Node) []*Node {
+					for i, m := range modules {
+						m.a = n[adapters+i]
+					}
+					return []*Node{k.droppedSum(n[:adapters], modules, dropoutOf(p, n[2*adapters], n[2*adapters+1], nil))}
+				})
+				if p > 0 {
+					in = append(in, littleEndian(words[:2]), littleEndian(words[2:4]))
+				}
+				got := onHost(t, config, in, rows*d*2)
+				want := run(wide, func(n []*Node) []*Node {
+					var sum *Node
+					for i := range adapters {
+						r := dropoutOf(p, n[2*adapters], n[2*adapters+1], nil)
+						s := r.apply(linearNN(Reshape(n[i], rows, rank), Reshape(n[adapters+i], rank, d)), projIndex(projs[i]))
+						if sum == nil {
+							sum = s
+						} else {
+							sum = Add(sum, s)
+						}
+					}
+					return []*Node{sum}
+				})
+				check(fmt.Sprintf("sum of %d adapters, dropout %g", adapters, p), dt, got[0], want[0])
+			}
+		}
+	}
+}
