@@ -180,7 +180,7 @@ func check(ctx context.Context, args []string) error {
 		how, tol = how+" fp8 "+*fp8, fp8Tolerance
 	}
 	for _, c := range checkBatches {
-		if err := compare(c.name, how+" "+c.name, ses.base.Attention(), tol, got, want); err != nil {
+		if err := compare(c.name, how+" "+c.name, ses.runsOn(), tol, got, want); err != nil {
 			failed = append(failed, err.Error())
 		}
 	}
@@ -192,7 +192,7 @@ func check(ctx context.Context, args []string) error {
 
 // compare emits the errors of one batch and returns one when they pass tol.
 func compare(batch, title, attention string, tol float64, got, want map[string][]float32) error {
-	worst, where, each := 0.0, "", []string{"attention " + attention}
+	worst, where, each := 0.0, "", []string{attention}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		short, ok := strings.CutPrefix(name, batch+"/")
 		if !ok || short == lossName || short == evalName {

@@ -121,7 +121,7 @@ func longestSteps(ses *session, tr *layerwise.Trainer, n, steps int, find func(n
 		if res.Skipped || math.IsNaN(res.Loss) {
 			return fmt.Errorf("step %d at S=%d: loss %v, skipped %v", i+1, n, res.Loss, res.Skipped)
 		}
-		emit("longest", fmt.Sprintf("step %d S=%d", i+1, n), "attention "+ses.base.Attention(), predicted(map[string]float64{"tok/s": float64(n) / took, "step s": took, "loss": res.Loss,
+		emit("longest", fmt.Sprintf("step %d S=%d", i+1, n), ses.runsOn(), predicted(map[string]float64{"tok/s": float64(n) / took, "step s": took, "loss": res.Loss,
 			"gradient norm": res.GradNorm, "GiB": ses.gib()}, fit, before, ses.peak()))
 	}
 	return nil

@@ -120,7 +120,7 @@ func documentSpeed(ctx context.Context, ses *session, name string, examples []ba
 		return 0, fmt.Errorf("%s: each of %d steps compiled something: measure more with -steps", name, steps)
 	}
 	speed := float64(tokens) / seconds
-	emit("packed", name, fmt.Sprintf("lengths of batches %v, attention %s, %.1f GiB of unpacked layers", p.Buckets, ses.base.Attention(), float64(ses.base.Resident())/(1<<30)), map[string]float64{
+	emit("packed", name, fmt.Sprintf("lengths of batches %v, %s, %.1f GiB of unpacked layers", p.Buckets, ses.runsOn(), float64(ses.base.Resident())/(1<<30)), map[string]float64{
 		"useful tok/s": speed, "step ms": seconds / float64(counted) * 1e3, "tokens a step": float64(tokens) / float64(counted), "steps counted": float64(counted),
 		"compile s": compile, "share useful": float64(p.Tokens) / float64(p.Padded), "batches an epoch": float64(p.MicroBatches)})
 	return speed, nil

@@ -211,3 +211,8 @@ func environment(_ context.Context, args []string) error {
 	emit("env", "backend", be.Description(), map[string]float64{"open s": time.Since(start).Seconds()})
 	return nil
 }
+
+// runsOn says what attention and the rest of a step run on.
+func (ses *session) runsOn() string {
+	return "attention " + ses.base.Attention() + ", kernels " + ses.base.Kernels()
+}

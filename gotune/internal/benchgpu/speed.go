@@ -153,7 +153,7 @@ func trainCase(ses *session, dtype string, o layerwise.TrainOptions, rows, lengt
 	if ses.pool > 0 {
 		title += fmt.Sprintf("%s%g GiB", poolTitle, ses.pool)
 	}
-	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), "attention "+ses.base.Attention()+", "+strings.Join(programs, ", ")+"; "+fit.String()+"; "+fit.Account(), predicted(map[string]float64{
+	emit("train", fmt.Sprintf("%s B=%d S=%d", title, rows, length), ses.runsOn()+", "+strings.Join(programs, ", ")+"; "+fit.String()+"; "+fit.Account(), predicted(map[string]float64{
 		"tok/s": float64(rows*length) / step, "step ms": step * 1e3, "fastest ms": took[0] * 1e3, "inside calls ms": inside, "awaited step ms": awaitedStep.Seconds() * 1e3, "first step s": first.Seconds(),
 		"compile s": compile.Seconds(), "GiB": ses.gib(), "programs found": float64(found), "programs compiled": float64(missed), "first loss": loss, "last loss": res.Loss}, fit, peakBefore, ses.peak()))
 	return nil

@@ -56,6 +56,7 @@ type layerKind struct {
 	fp8     string // as passContext.fp8
 	kept    bool   // with 8-bit weights that are kept
 	turned  bool   // and their transposes
+	kernels bool   // gotune's, of training
 	lowest  bool   // backwards: no gradient is wanted of the layer's input
 }
 
@@ -66,11 +67,14 @@ func (b *Base) kind(i int, m geometry, ad *DeviceAdapter, dropout float64, k kee
 // kindOf is kind for another form of the layer.
 func (b *Base) kindOf(w *layerWeights, i int, m geometry, ad *DeviceAdapter, dropout float64, k keep) layerKind {
 	specs, key := w.specs()
-	return layerKind{geometry: m, specs: specs, lora: ad.specs(i), keys: key + " lora " + ad.key(i), dropout: dropout, keep: k}
+	return layerKind{geometry: m, specs: specs, lora: ad.specs(i), keys: key + " lora " + ad.key(i), dropout: dropout, keep: k, kernels: b.train != nil}
 }
 
 func (k *layerKind) key() string {
 	key := fmt.Sprintf("%s %s drop %v keep %d", k.geometry.key(), k.keys, k.dropout, k.keep)
+	if k.kernels {
+		key += " kernels"
+	}
 	if k.fp8 != FP8Off {
 		key += fmt.Sprintf(" fp8 %s kept %t turned %t", k.fp8, k.kept, k.turned)
 	}

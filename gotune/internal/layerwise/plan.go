@@ -222,7 +222,7 @@ func (b *Base) planned(p *plan) *Base {
 	return &Base{dev: &device{be: b.dev.be, num: b.dev.num, cpu: b.dev.cpu, plan: p},
 		cfg: b.cfg, opt: b.opt, dt: b.dt, residual: b.residual, prefix: b.prefix,
 		embed: b.embed, head: b.head, norm: b.norm, layers: b.layers,
-		bytes: b.bytes, extra: b.extra, eightBytes: b.eightBytes, turnedBytes: b.turnedBytes, headBytes: b.headBytes, choice: b.attention()}
+		bytes: b.bytes, extra: b.extra, eightBytes: b.eightBytes, turnedBytes: b.turnedBytes, headBytes: b.headBytes, choice: b.attention(), train: b.train, trainChosen: b.trainChosen}
 }
 
 // planned is the trainer on a planned model, for options o.

@@ -23,8 +23,12 @@ import (
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/go-xla/compute/xla"
 	"github.com/gomlx/go-xla/stablehlo"
+
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads as formulas
 	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gotune/gotune/cuda"
+	"github.com/gotune/gotune/gotune/internal/batch"
+	"github.com/gotune/gotune/gotune/internal/oracle"
 )
 
 // hostKernels is a program that runs the kernels' source on the processor, a thread for
@@ -285,6 +289,21 @@ func TestTrainKernelsOnHost(t *testing.T) {
 				})
 				check(fmt.Sprintf("sum of %d adapters, dropout %g", adapters, p), dt, got[0], want[0])
 			}
+		}
+	}
+}
+
+// A plan's programs call the kernels that the step's do.
+func TestPlannedKernels(t *testing.T) {
+	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{ComputeDType: "bfloat16"})
+	bt := goldenBatch(openGolden(t, "lora", "gqa_all", "expect.safetensors"))
+	tr := newTrainer(t, b, loadAdapter(t, "lora", "gqa_all"), TrainOptions{Dropout: 0.1})
+	b.train = &trainKernels{dt: b.dt, sums: true}
+	_, planned := tr.Fit([]*batch.Batch{bt}, nil)
+	_, step := tr.Step([]*batch.Batch{bt}, 1e-4)
+	for what, err := range map[string]error{"plan": planned, "step": step} { // XLA's CPU has no such kernel
+		if err == nil || !strings.Contains(err.Error(), cuda.RMSNorm) {
+			t.Errorf("%s: %v, want the kernel %s named", what, err, cuda.RMSNorm)
 		}
 	}
 }
