@@ -16,9 +16,9 @@ static occupancy_fn occupancy;
 static int processors, last_error;
 
 // The kernels' entries. Those of the gradient through dropped inputs need compute capability 8.0.
-enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 2, DROPPED_SUM = NORM_BACKWARD + 2, ENTRIES = DROPPED_SUM + 6 };
+enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 2, DROPPED_SUM = NORM_BACKWARD + 2, ENTRIES = DROPPED_SUM + 4 };
 static const char *const names[ENTRIES] = {"gotune_packed_product", "gotune_rms_norm_bf16", "gotune_rms_norm_f16", "gotune_rms_norm_backward_bf16", "gotune_rms_norm_backward_f16",
-	"gotune_dropped_sum_bf16_1", "gotune_dropped_sum_bf16_2", "gotune_dropped_sum_bf16_3", "gotune_dropped_sum_f16_1", "gotune_dropped_sum_f16_2", "gotune_dropped_sum_f16_3"};
+	"gotune_dropped_sum_bf16_2", "gotune_dropped_sum_bf16_4", "gotune_dropped_sum_f16_2", "gotune_dropped_sum_f16_4"};
 static void *entries[ENTRIES];
 
 static void note(int e) {
@@ -66,10 +66,22 @@ static void call_product(void *stream, void **buffers, const char *opaque, size_
 	note(launch(entries[PRODUCT], grid, (unsigned)rows, 1, THREADS, 1, 1, bytes, stream, args, NULL));
 }
 
-// A call with masks: which lanes, the threshold, the scale, and whether an operand says how many tokens come before.
-typedef struct { int n, lanes; uint32_t threshold; float scale; bool from; } dropout;
+// A call's masks: the slot of each (kernel/element.cu), the words that they are halves of, the limit, the scale, and whether an operand says how many
+// tokens come before. Without masks adapters have a slot each.
+typedef struct { int n, slot[3]; uint32_t word[2], limit; float scale; bool from; } dropout;
 
-static dropout dropout_of(const long *c) { return (dropout){(int)c[0], (int)c[1], (uint32_t)c[2], float_of(c[3]), c[4] != 0}; }
+static dropout dropout_of(const long *c) {
+	dropout m = {.n = (int)c[0], .limit = (uint32_t)c[2] << 16, .scale = float_of(c[3]), .from = c[4] != 0};
+	int words = 0;
+	for (int i = 0; i < m.n && i < 3; i++) {
+		const uint32_t lane = c[1] >> 4 * i & 15;
+		int w = 0;
+		while (w < words && m.word[w] != lane >> 1) w++;
+		if (w == words && words < 2) m.word[words++] = lane >> 1;
+		m.slot[i] = m.limit ? 2 * w + (int)(lane & 1) : i;
+	}
+	return m;
+}
 
 // norm_threads is a block of kernel/rms_norm.cu for a row of d: 16 elements a thread, whole warps.
 static unsigned norm_threads(int d) { return ((unsigned)d + 511) / 512 * 32; }
@@ -83,9 +95,9 @@ static void call_norm(void *stream, void **buffers, const char *opaque, size_t n
 	float eps = float_of(c[3]);
 	dropout m = dropout_of(c + 5);
 	void *none = NULL, *x = *buffers++, *w = *buffers++, *keys = m.n ? *buffers++ : none, *where = m.n ? *buffers++ : none, *from = m.from ? *buffers++ : none;
-	void *h = c[4] ? *buffers++ : none, *y[3] = {NULL, NULL, NULL};
-	for (int i = 0; i < m.n && i < 3; i++) y[i] = *buffers++;
-	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &d, &eps, &m.n, &m.lanes, &m.threshold, &m.scale};
+	void *h = c[4] ? *buffers++ : none, *y[4] = {NULL, NULL, NULL, NULL};
+	for (int i = 0; i < m.n && i < 3; i++) y[m.slot[i]] = *buffers++;
+	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &y[3], &d, &eps, &m.word[0], &m.word[1], &m.limit, &m.scale};
 	note(launch(entries[NORM + (c[2] != 0)], (unsigned)c[0], 1, 1, norm_threads(d), 1, 1, 0, stream, args, NULL));
 }
 
@@ -104,16 +116,18 @@ static void call_norm_backward(void *stream, void **buffers, const char *opaque,
 static void call_dropped_sum(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
 	(void)status;
 	long c[9];
-	if (!numbers(opaque, n, c, 9)) { note(INVALID); return; }
-	int rows = (int)c[0], d = (int)c[1], rank = (int)c[2];
+	if (!numbers(opaque, n, c, 9) || c[4] < 1 || c[4] > 3) { note(INVALID); return; }
+	int rows = (int)c[0], d = (int)c[1], rank = (int)c[2], last = 0;
 	dropout m = dropout_of(c + 4);
-	void *none = NULL, *g[3] = {NULL, NULL, NULL}, *a[3] = {NULL, NULL, NULL};
-	if (m.n < 1 || m.n > 3) { note(INVALID); return; }
-	for (int i = 0; i < m.n; i++) g[i] = *buffers++;
-	for (int i = 0; i < m.n; i++) a[i] = *buffers++;
-	void *keys = m.threshold ? *buffers++ : none, *where = m.threshold ? *buffers++ : none, *from = m.from ? *buffers++ : none, *out = *buffers;
-	void *args[] = {&g[0], &g[1], &g[2], &a[0], &a[1], &a[2], &keys, &where, &from, &out, &rows, &d, &rank, &m.lanes, &m.threshold, &m.scale};
-	void *entry = entries[DROPPED_SUM + (c[3] != 0) * 3 + m.n - 1];
+	void *none = NULL, *g[4] = {NULL, NULL, NULL, NULL}, *a[4] = {NULL, NULL, NULL, NULL};
+	for (int i = 0; i < m.n; i++) {
+		g[m.slot[i]] = buffers[i], a[m.slot[i]] = buffers[m.n + i];
+		if (m.slot[i] > last) last = m.slot[i];
+	}
+	buffers += 2 * m.n;
+	void *keys = m.limit ? *buffers++ : none, *where = m.limit ? *buffers++ : none, *from = m.from ? *buffers++ : none, *out = *buffers;
+	void *args[] = {&g[0], &g[1], &g[2], &g[3], &a[0], &a[1], &a[2], &a[3], &keys, &where, &from, &out, &rows, &d, &rank, &m.word[0], &m.word[1], &m.limit, &m.scale};
+	void *entry = entries[DROPPED_SUM + (c[3] != 0) * 2 + (last > 1)];
 	note(launch(entry, (unsigned)d / 128, (unsigned)(rows + 63) / 64, 1, THREADS, 1, 1, 0, stream, args, NULL));
 }
 

@@ -34,7 +34,7 @@ const (
 	RMSNormMaxD        = 8 << 10
 	RMSNormMultiple    = 8
 	MaxLanes           = 3
-	DroppedSumR        = 32
+	DroppedSumR        = 8
 	DroppedSumD        = 128
 )
 

@@ -19,8 +19,8 @@ DEVICE void block_sums(float *a, float *b) {
 	for (int i = 0; i < blockDim.x >> 5; i++) *a += part[0][i], *b += part[1][i];
 }
 
-DEVICE void rms_norm(const void *x, const float *w, const u32 *keys, const u32 *where, const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2,
-	int d, float eps, int n, int lanes, u32 threshold, float scale, int xt, int ht) {
+DEVICE void rms_norm(const void *x, const float *w, const u32 *keys, const u32 *where, const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3,
+	int d, float eps, u32 word0, u32 word1, u32 limit, float scale, int xt, int ht) {
 	float v[NORM_VECTORS][8], sum = 0, none = 0;
 	const size_t row = (size_t)blockIdx.x * d;
 #pragma unroll
@@ -32,31 +32,42 @@ DEVICE void rms_norm(const void *x, const float *w, const u32 *keys, const u32 *
 		for (int j = 0; j < 8; j++) sum = fmaf(v[i][j], v[i][j], sum);
 	}
 	block_sums(&sum, &none);
-	const float r = 1 / sqrtf(sum / d + eps);
-	scale = widen(narrow(scale, ht), ht);
-	masks m = {{0}};
-	u32 before = 0;
-	if (n) m = masks_of(n, lanes, threshold, keys, where), before = from ? *from : 0;
-	u16 *y[3] = {y0, y1, y2};
+	const float r = 1 / sqrtf(sum / d + eps), s = widen(narrow(scale, ht), ht);
+	u16 *const y[SLOTS] = {y0, y1, y2, y3};
+	word_key k[2] = {{0, 0}, {0, 0}};
+	u32 first = blockIdx.x;
+	if (y0 || y1) k[0] = key_of(word0, keys, where);
+	if (y2 || y3) k[1] = key_of(word1, keys, where);
+	if (from) first += *from;
+	first *= (u32)d;
 #pragma unroll
 	for (int i = 0; i < NORM_VECTORS; i++) {
 		const int c = (i * blockDim.x + threadIdx.x) * 8;
 		if (c >= d) break;
-		float weight[8], out[3][8];
+		float weight[8], out[8];
 		load8(weight, w, c, FLOAT32);
 #pragma unroll
-		for (int j = 0; j < 8; j++) {
-			const float e = v[i][j] = widen(narrow(v[i][j] * r * weight[j], ht), ht);
-			int keep[3];
-			kept(keep, &m, n, (before + blockIdx.x) * (u32)d + (u32)(c + j));
-#pragma unroll
-			for (int k = 0; k < 3; k++)
-				if (k < n) out[k][j] = keep[k] ? e * scale : 0;
+		for (int j = 0; j < 8; j += 2) {
+			const u32 pair = narrow2(v[i][j] * r * weight[j], v[i][j + 1] * r * weight[j + 1], ht);
+			v[i][j] = widen(pair & 0xffff, ht), v[i][j + 1] = widen(pair >> 16, ht);
 		}
 		if (h) store8(h, row + c, v[i], ht);
 #pragma unroll
-		for (int k = 0; k < 3; k++)
-			if (k < n) store8(y[k], row + c, out[k], ht);
+		for (int j = 0; j < 8; j++) v[i][j] *= s;
+#pragma unroll
+		for (int n = 0; n < 2; n++) {
+			if (!y[2 * n] && !y[2 * n + 1]) continue;
+			u32 bits[8];
+#pragma unroll
+			for (int j = 0; j < 8; j++) bits[j] = bits_of(first + (u32)(c + j), k[n]);
+#pragma unroll
+			for (int half = 0; half < 2; half++) {
+				if (!y[2 * n + half]) continue;
+#pragma unroll
+				for (int j = 0; j < 8; j++) out[j] = keeps(bits[j], half, limit) ? v[i][j] : 0;
+				store8(y[2 * n + half], row + c, out, ht);
+			}
+		}
 	}
 }
 
@@ -91,8 +102,8 @@ DEVICE void rms_norm_backward(const void *x, const float *w, const u16 *dh, cons
 
 #define NORM(name, xt, ht) \
 	ENTRY void __launch_bounds__(NORM_THREADS, 2) gotune_rms_norm_##name(const void *x, const float *w, const u32 *keys, const u32 *where, \
-		const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, int d, float eps, int n, int lanes, u32 threshold, float scale) { \
-		rms_norm(x, w, keys, where, from, h, y0, y1, y2, d, eps, n, lanes, threshold, scale, xt, ht); \
+		const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3, int d, float eps, u32 word0, u32 word1, u32 limit, float scale) { \
+		rms_norm(x, w, keys, where, from, h, y0, y1, y2, y3, d, eps, word0, word1, limit, scale, xt, ht); \
 	} \
 	ENTRY void __launch_bounds__(NORM_THREADS, 2) gotune_rms_norm_backward_##name(const void *x, const float *w, const u16 *dh, \
 		const void *dres, void *dx, int d, float eps) { \

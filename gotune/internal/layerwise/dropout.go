@@ -71,6 +71,14 @@ type dropoutRNG struct {
 	k0, k1 *Node // uint32 scalars, from dropoutKeys
 	layer  *Node // uint32 scalar
 	from   *Node // uint32 scalar: how many tokens come before x's first; nil for none
+
+	keys, where *Node // 32-bit [2] that k0 and k1, and layer, are cut from
+}
+
+// dropoutOf cuts keys and place, int32 [2] each.
+func dropoutOf(p float64, keys, where *Node) *dropoutRNG {
+	word := func(x *Node, i int) *Node { return Bitcast(Reshape(Slice(x, AxisRange(i, i+1))), dtypes.Uint32) }
+	return &dropoutRNG{p: p, k0: word(keys, 0), k1: word(keys, 1), layer: word(where, 0), keys: keys, where: where}
 }
 
 // apply zeroes elements of x [T, n] with probability p and scales the others by

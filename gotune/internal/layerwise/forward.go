@@ -115,9 +115,7 @@ func (b *Base) layer(k *layerKind, in layerInputs) *layerGraph {
 		at := Reshape(Slice(in.where, AxisRange(1, 2)))
 		l.lora = k.lora.modules(cutRows(in.flat, at, k.lora.size()), b.dt)
 		if k.dropout > 0 {
-			key := func(i int) *Node { return Bitcast(Reshape(Slice(in.keys, AxisRange(i, i+1))), dtypes.Uint32) }
-			l.rng = &dropoutRNG{p: k.dropout, k0: key(0), k1: key(1),
-				layer: Bitcast(Reshape(Slice(in.where, AxisRange(0, 1))), dtypes.Uint32)}
+			l.rng = dropoutOf(k.dropout, in.keys, in.where)
 		}
 	}
 	return l

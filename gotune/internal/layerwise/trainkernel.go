@@ -127,7 +127,7 @@ func (r *dropoutRNG) masks(projs []string) (m cuda.Masks, in []*Node) {
 		m.Lanes = append(m.Lanes, int(2*l.word+l.shift/16))
 	}
 	m.Threshold, m.Scale, m.From = r.threshold(), float32(1/(1-r.p)), r.from != nil
-	in = []*Node{Stack([]*Node{r.k0, r.k1}, 0), Reshape(r.layer, 1)}
+	in = []*Node{r.keys, r.where}
 	if m.From {
 		in = append(in, Reshape(r.from, 1))
 	}
@@ -137,7 +137,7 @@ func (r *dropoutRNG) masks(projs []string) (m cuda.Masks, in []*Node) {
 // proveTrainKernels runs the kernels and XLA's code on the same random values of this
 // model's size.
 func (b *Base) proveTrainKernels(k *trainKernels) error {
-	const rows, rank, p = 192, cuda.DroppedSumR, 0.1
+	const rows, rank, p = 192, 64, 0.1
 	d := b.cfg.HiddenSize
 	rng := rand.New(rand.NewPCG(1, 1))
 	var in []compute.Buffer
@@ -153,20 +153,22 @@ func (b *Base) proveTrainKernels(k *trainKernels) error {
 		}
 		in = append(in, buf)
 	}
-	words, err := b.dev.upload([]uint32{rng.Uint32(), rng.Uint32(), 7, 64}, dtypes.Uint32, 4)
-	if err != nil {
-		return err
+	for _, words := range [][]int32{{rng.Int32(), rng.Int32()}, {7, 0}, {64}} {
+		buf, err := b.dev.upload(words, dtypes.Int32, len(words))
+		if err != nil {
+			return err
+		}
+		in = append(in, buf)
 	}
-	in = append(in, words)
 	sh, err := shapesOf(in)
 	if err != nil {
 		return err
 	}
 	prove := func(_ *Graph, n []*Node) []*Node {
 		cast := func(x *Node) *Node { return ConvertDType(x, b.dt) }
-		word := func(i int) *Node { return Reshape(Slice(n[8], AxisRange(i, i+1))) }
 		x, w, dh, dres := ConvertDType(n[0], b.residual), Reshape(n[1], d), cast(n[2]), ConvertDType(n[3], b.residual)
-		r := &dropoutRNG{p: p, k0: word(0), k1: word(1), layer: word(2), from: word(3)}
+		r := dropoutOf(p, n[8], n[9])
+		r.from = Bitcast(Reshape(n[10]), dtypes.Uint32)
 		projs := []string{"q_proj", "k_proj", "v_proj"}
 		h := rmsNorm(x, w, b.cfg.RMSNormEps, b.dt)
 		got, dropped := k.norm(x, w, b.cfg.RMSNormEps, true, r, projs)
