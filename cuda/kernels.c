@@ -16,8 +16,9 @@ static occupancy_fn occupancy;
 static int processors, last_error;
 
 // The kernels' entries. Those of the gradient through dropped inputs need compute capability 8.0.
-enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 2, DROPPED_SUM = NORM_BACKWARD + 2, ENTRIES = DROPPED_SUM + 4 };
-static const char *const names[ENTRIES] = {"gotune_packed_product", "gotune_rms_norm_bf16", "gotune_rms_norm_f16", "gotune_rms_norm_backward_bf16", "gotune_rms_norm_backward_f16",
+enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 4, DROPPED_SUM = NORM_BACKWARD + 4, ENTRIES = DROPPED_SUM + 4 };
+static const char *const names[ENTRIES] = {"gotune_packed_product", "gotune_rms_norm_bf16_1", "gotune_rms_norm_bf16_2", "gotune_rms_norm_f16_1", "gotune_rms_norm_f16_2",
+	"gotune_rms_norm_backward_bf16_1", "gotune_rms_norm_backward_bf16_2", "gotune_rms_norm_backward_f16_1", "gotune_rms_norm_backward_f16_2",
 	"gotune_dropped_sum_bf16_2", "gotune_dropped_sum_bf16_4", "gotune_dropped_sum_f16_2", "gotune_dropped_sum_f16_4"};
 static void *entries[ENTRIES];
 
@@ -83,8 +84,13 @@ static dropout dropout_of(const long *c) {
 	return m;
 }
 
-// norm_threads is a block of kernel/rms_norm.cu for a row of d: 16 elements a thread, whole warps.
-static unsigned norm_threads(int d) { return ((unsigned)d + 511) / 512 * 32; }
+// launch_norm launches one of the entries of kernel/rms_norm.cu from first on: a block for each row of d, of 8 elements a thread where 512 threads hold it, else
+// of 16, in whole warps.
+static void launch_norm(int first, bool float16, long rows, int d, void *stream, void **args) {
+	const int twice = d > 8 * 512;
+	const unsigned each = twice ? 16 : 8, threads = ((unsigned)d / each + (d % each != 0) + 31) / 32 * 32;
+	note(launch(entries[first + 2 * float16 + twice], (unsigned)rows, 1, 1, threads, 1, 1, 0, stream, args, NULL));
+}
 
 // call_norm: x, w and, with masks, keys, where, perhaps from; h if it is wanted, then the dropped copies. rows, D, type, ε, h, dropout.
 static void call_norm(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
@@ -98,7 +104,7 @@ static void call_norm(void *stream, void **buffers, const char *opaque, size_t n
 	void *h = c[4] ? *buffers++ : none, *y[4] = {NULL, NULL, NULL, NULL};
 	for (int i = 0; i < m.n && i < 3; i++) y[m.slot[i]] = *buffers++;
 	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &y[3], &d, &eps, &m.word[0], &m.word[1], &m.limit, &m.scale};
-	note(launch(entries[NORM + (c[2] != 0)], (unsigned)c[0], 1, 1, norm_threads(d), 1, 1, 0, stream, args, NULL));
+	launch_norm(NORM, c[2] != 0, c[0], d, stream, args);
 }
 
 // call_norm_backward: x, w, dh, dres; dx. rows, D, type, ε.
@@ -109,7 +115,7 @@ static void call_norm_backward(void *stream, void **buffers, const char *opaque,
 	int d = (int)c[1];
 	float eps = float_of(c[3]);
 	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &buffers[4], &d, &eps};
-	note(launch(entries[NORM_BACKWARD + (c[2] != 0)], (unsigned)c[0], 1, 1, norm_threads(d), 1, 1, 0, stream, args, NULL));
+	launch_norm(NORM_BACKWARD, c[2] != 0, c[0], d, stream, args);
 }
 
 // call_dropped_sum: g of each adapter, a of each and, with masks, keys, where, perhaps from; out. rows, D, R, type, dropout.
@@ -127,8 +133,13 @@ static void call_dropped_sum(void *stream, void **buffers, const char *opaque, s
 	buffers += 2 * m.n;
 	void *keys = m.limit ? *buffers++ : none, *where = m.limit ? *buffers++ : none, *from = m.from ? *buffers++ : none, *out = *buffers;
 	void *args[] = {&g[0], &g[1], &g[2], &g[3], &a[0], &a[1], &a[2], &a[3], &keys, &where, &from, &out, &rows, &d, &rank, &m.word[0], &m.word[1], &m.limit, &m.scale};
-	void *entry = entries[DROPPED_SUM + (c[3] != 0) * 2 + (last > 1)];
-	note(launch(entry, (unsigned)d / 128, (unsigned)(rows + 63) / 64, 1, THREADS, 1, 1, 0, stream, args, NULL));
+	// As many blocks as stand on the device side by side, each for 128 columns; rows of out, g [64, R + 8] and a [R, 136] in shared memory.
+	unsigned depth = (unsigned)(rank + 15) / 16 * 16, bytes = 64 * 68 * 4 + (unsigned)m.n * 2 * (64 * (depth + 8) + depth * 136);
+	unsigned columns = (unsigned)d / 128, tiles = (unsigned)(rows + 63) / 64;
+	int fit = 0, entry = DROPPED_SUM + (c[3] != 0) * 2 + (last > 1);
+	if (occupancy(&fit, entries[entry], THREADS, bytes) || fit < 1) fit = 1;
+	unsigned side = (unsigned)(fit * processors) / columns;
+	note(launch(entries[entry], columns, side < 1 ? 1 : side > tiles ? tiles : side, 1, THREADS, 1, 1, bytes, stream, args, NULL));
 }
 
 static const struct { const char *name; void (*call)(void *, void **, const char *, size_t, void *); } targets[] = {
@@ -184,7 +195,8 @@ int gt_kernels_load(const void *code) {
 	for (int i = 0; !e && i < ENTRIES; i++)
 		if ((e = find(&entries[i], module, names[i])) && i >= DROPPED_SUM) entries[i] = NULL, e = 0; // an older GPU
 	if (!e && !(e = attribute(&processors, 16 /* multiprocessors */, 0)) && !(e = attribute(&most, 97 /* shared bytes of a block, by choice */, 0)))
-		e = allow(entries[PRODUCT], 8 /* most dynamic shared bytes */, most);
+		for (int i = 0; !e && i < ENTRIES; i++)
+			if (entries[i] && (i == PRODUCT || i >= DROPPED_SUM)) e = allow(entries[i], 8 /* most dynamic shared bytes */, most);
 	pop(&context); // the context stays retained: the kernels live as long as the process
 	return e;
 }

@@ -27,8 +27,9 @@ const (
 
 // Limits of the kernels: the longest row of a packed product's matrix (x stands in shared
 // memory, of which a T4 has 64 KB for a block of threads), the longest row that is
-// normed (its elements stand in registers), the adapters and the lanes of one call, and what
-// a [DroppedSum]'s R and D are multiples of.
+// normed (its elements stand in registers), the adapters and the lanes of one call, what
+// a [DroppedSum]'s R and D are multiples of, and the most that its adapters' R are together (A
+// stands in shared memory, of which a GPU of compute capability 8.6 has 99 KB).
 const (
 	PackedProductMaxIn = 14 << 10
 	RMSNormMaxD        = 8 << 10
@@ -36,6 +37,7 @@ const (
 	MaxLanes           = 3
 	DroppedSumR        = 8
 	DroppedSumD        = 128
+	DroppedSumMaxR     = 192
 )
 
 // PackedProductConfig is the configuration of a call of [PackedProduct]: x has

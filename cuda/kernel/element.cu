@@ -30,6 +30,23 @@ DEVICE u16 float_to_half(float f) {
 // widen is the value of a 16-bit element; type is a constant wherever it is called.
 DEVICE float widen(u32 v, int type) { return type == BFLOAT16 ? __uint_as_float(v << 16) : half_to_float((u16)v); }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+// narrow2 rounds a pair to the nearest, ties to even: by hand it was half of a norm's time.
+DEVICE u32 narrow2(float low, float high, int type) {
+	u32 v;
+	if (type == FLOAT16) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+	else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+	return v;
+}
+
+// times2 is a product of two pairs, each rounded; + −0, for compute capability 8.0 has no product of bfloat16 alone.
+DEVICE u32 times2(u32 a, u32 b, int type) {
+	u32 v;
+	if (type == FLOAT16) asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+	else asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(0x80008000u));
+	return v;
+}
+#else
 // narrow rounds to the nearest, ties to even. What is not a number stays so.
 DEVICE u32 narrow(float f, int type) {
 	if (type == FLOAT16) return float_to_half(f);
@@ -37,19 +54,14 @@ DEVICE u32 narrow(float f, int type) {
 	return (b & 0x7fffffff) > 0x7f800000 ? 0x7fff : (b + 0x7fff + ((b >> 16) & 1)) >> 16;
 }
 
-// narrow2 rounds two, which a newer GPU does in one instruction: by hand it was half of a norm's time.
-DEVICE u32 narrow2(float low, float high, int type) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-	u32 v;
-	if (type == FLOAT16) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
-	else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
-	return v;
-#else
-	return narrow(low, type) | narrow(high, type) << 16;
-#endif
-}
+DEVICE u32 narrow2(float low, float high, int type) { return narrow(low, type) | narrow(high, type) << 16; }
 
-// load8 reads eight elements from element at on, which is a multiple of 8; store8 writes them.
+DEVICE u32 times2(u32 a, u32 b, int type) {
+	return narrow2(widen(a & 0xffff, type) * widen(b & 0xffff, type), widen(a >> 16, type) * widen(b >> 16, type), type);
+}
+#endif
+
+// load8 reads eight elements from element at on, which is a multiple of 8.
 DEVICE void load8(float *v, const void *p, size_t at, int type) {
 	if (type == FLOAT32) {
 		const float4 a = ((const float4 *)p)[at / 4], b = ((const float4 *)p)[at / 4 + 1];
@@ -62,6 +74,11 @@ DEVICE void load8(float *v, const void *p, size_t at, int type) {
 	for (int i = 0; i < 4; i++) v[2 * i] = widen(words[i] & 0xffff, type), v[2 * i + 1] = widen(words[i] >> 16, type);
 }
 
+// store4 writes eight 16-bit elements, store8 eight of either kind.
+DEVICE void store4(void *p, size_t at, const u32 *words) {
+	const uint4 q = {words[0], words[1], words[2], words[3]};
+	((uint4 *)p)[at / 8] = q;
+}
 DEVICE void store8(void *p, size_t at, const float *v, int type) {
 	if (type == FLOAT32) {
 		const float4 a = {v[0], v[1], v[2], v[3]}, b = {v[4], v[5], v[6], v[7]};
@@ -71,8 +88,7 @@ DEVICE void store8(void *p, size_t at, const float *v, int type) {
 	u32 words[4];
 #pragma unroll
 	for (int i = 0; i < 4; i++) words[i] = narrow2(v[2 * i], v[2 * i + 1], type);
-	const uint4 q = {words[0], words[1], words[2], words[3]};
-	((uint4 *)p)[at / 8] = q;
+	store4(p, at, words);
 }
 
 // The masks are those of layerwise/dropout.go: a mask is a half of a word's bits, and a call has one or two words. What it does for masks stands in slots,

@@ -92,7 +92,7 @@ func (k *trainKernels) normBackward(x, w, dh, dres *Node, eps float64) *Node {
 
 // takesSum says whether droppedSum serves modules with the input size d.
 func (k *trainKernels) takesSum(modules []*loraModule) bool {
-	if k == nil || !k.sums || len(modules) == 0 || len(modules) > cuda.MaxLanes {
+	if k == nil || !k.sums || len(modules) == 0 || len(modules) > cuda.MaxLanes || len(modules)*modules[0].rank > cuda.DroppedSumMaxR {
 		return false
 	}
 	for _, m := range modules {

@@ -212,7 +212,7 @@ func TestTrainKernelsOnHost(t *testing.T) {
 				t.Errorf("%s %s: off by %.3g (relative), %d of %d values dropped otherwise", k.dt, what, e, zeros, len(want))
 			}
 		}
-		for _, d := range []int{512, 1000} {
+		for _, d := range []int{512, 1000, 4200} {
 			const rows = 6
 			xs, x := asResidual(normal(rows * d))
 			ws := normal(d)
@@ -246,7 +246,7 @@ func TestTrainKernelsOnHost(t *testing.T) {
 			check(fmt.Sprintf("norm of %d backward", d), residual, got[0], want[0])
 		}
 		for adapters := 1; adapters <= 3; adapters++ {
-			const rows, rank, d = 70, 72, 256
+			const rows, rank, d = 70, 40, 256
 			for _, p := range []float64{0, 0.3} {
 				var in [][]byte
 				var wide []any
