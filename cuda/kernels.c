@@ -49,7 +49,7 @@ static float float_of(long bits) {
 	return f;
 }
 
-enum { THREADS = 256, TABLE_BYTES = 2048, INVALID = 1 /* CUDA_ERROR_INVALID_VALUE */ };
+enum { THREADS = 256, DROPPED_THREADS = 512, TABLE_BYTES = 2048, INVALID = 1 /* CUDA_ERROR_INVALID_VALUE */ };
 
 // The handlers of custom calls get the operands and then the results in buffers; opaque is the call's configuration.
 
@@ -84,12 +84,15 @@ static dropout dropout_of(const long *c) {
 	return m;
 }
 
-// launch_norm launches one of the entries of kernel/rms_norm.cu from first on: a block for each row of d, of 8 elements a thread where 512 threads hold it, else
-// of 16, in whole warps.
-static void launch_norm(int first, bool float16, long rows, int d, void *stream, void **args) {
-	const int twice = d > 8 * 512;
-	const unsigned each = twice ? 16 : 8, threads = ((unsigned)d / each + (d % each != 0) + 31) / 32 * 32;
-	note(launch(entries[first + 2 * float16 + twice], (unsigned)rows, 1, 1, threads, 1, 1, 0, stream, args, NULL));
+// launch_norm launches one of the entries of kernel/rms_norm.cu from first on: of 8 elements a thread where 512 threads hold a row of d, else of 16, in
+// whole warps, and as many blocks as stand on the device side by side.
+static void launch_norm(int first, bool float16, int rows, int d, void *stream, void **args) {
+	const int twice = d > 8 * 512, each = twice ? 16 : 8, threads = ((d + each - 1) / each + 31) / 32 * 32;
+	void *entry = entries[first + 2 * float16 + twice];
+	int fit = 0;
+	if (occupancy(&fit, entry, threads, 0) || fit < 1) fit = 1;
+	const int side = fit * processors;
+	note(launch(entry, (unsigned)(side < rows ? side : rows), 1, 1, (unsigned)threads, 1, 1, 0, stream, args, NULL));
 }
 
 // call_norm: x, w and, with masks, keys, where, perhaps from; h if it is wanted, then the dropped copies. rows, D, type, ε, h, dropout.
@@ -97,14 +100,14 @@ static void call_norm(void *stream, void **buffers, const char *opaque, size_t n
 	(void)status;
 	long c[10];
 	if (!numbers(opaque, n, c, 10)) { note(INVALID); return; }
-	int d = (int)c[1];
+	int rows = (int)c[0], d = (int)c[1];
 	float eps = float_of(c[3]);
 	dropout m = dropout_of(c + 5);
 	void *none = NULL, *x = *buffers++, *w = *buffers++, *keys = m.n ? *buffers++ : none, *where = m.n ? *buffers++ : none, *from = m.from ? *buffers++ : none;
 	void *h = c[4] ? *buffers++ : none, *y[4] = {NULL, NULL, NULL, NULL};
 	for (int i = 0; i < m.n && i < 3; i++) y[m.slot[i]] = *buffers++;
-	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &y[3], &d, &eps, &m.word[0], &m.word[1], &m.limit, &m.scale};
-	launch_norm(NORM, c[2] != 0, c[0], d, stream, args);
+	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &y[3], &rows, &d, &eps, &m.word[0], &m.word[1], &m.limit, &m.scale};
+	launch_norm(NORM, c[2] != 0, rows, d, stream, args);
 }
 
 // call_norm_backward: x, w, dh, dres; dx. rows, D, type, ε.
@@ -112,10 +115,10 @@ static void call_norm_backward(void *stream, void **buffers, const char *opaque,
 	(void)status;
 	long c[4];
 	if (!numbers(opaque, n, c, 4)) { note(INVALID); return; }
-	int d = (int)c[1];
+	int rows = (int)c[0], d = (int)c[1];
 	float eps = float_of(c[3]);
-	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &buffers[4], &d, &eps};
-	launch_norm(NORM_BACKWARD, c[2] != 0, c[0], d, stream, args);
+	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &buffers[4], &rows, &d, &eps};
+	launch_norm(NORM_BACKWARD, c[2] != 0, rows, d, stream, args);
 }
 
 // call_dropped_sum: g of each adapter, a of each and, with masks, keys, where, perhaps from; out. rows, D, R, type, dropout.
@@ -137,9 +140,9 @@ static void call_dropped_sum(void *stream, void **buffers, const char *opaque, s
 	unsigned depth = (unsigned)(rank + 15) / 16 * 16, bytes = 64 * 68 * 4 + (unsigned)m.n * 2 * (64 * (depth + 8) + depth * 136);
 	unsigned columns = (unsigned)d / 128, tiles = (unsigned)(rows + 63) / 64;
 	int fit = 0, entry = DROPPED_SUM + (c[3] != 0) * 2 + (last > 1);
-	if (occupancy(&fit, entries[entry], THREADS, bytes) || fit < 1) fit = 1;
+	if (occupancy(&fit, entries[entry], DROPPED_THREADS, bytes) || fit < 1) fit = 1;
 	unsigned side = (unsigned)(fit * processors) / columns;
-	note(launch(entries[entry], columns, side < 1 ? 1 : side > tiles ? tiles : side, 1, THREADS, 1, 1, bytes, stream, args, NULL));
+	note(launch(entries[entry], columns, side < 1 ? 1 : side > tiles ? tiles : side, 1, DROPPED_THREADS, 1, 1, bytes, stream, args, NULL));
 }
 
 static const struct { const char *name; void (*call)(void *, void **, const char *, size_t, void *); } targets[] = {

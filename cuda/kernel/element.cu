@@ -61,17 +61,21 @@ DEVICE u32 times2(u32 a, u32 b, int type) {
 }
 #endif
 
-// load8 reads eight elements from element at on, which is a multiple of 8.
-DEVICE void load8(float *v, const void *p, size_t at, int type) {
-	if (type == FLOAT32) {
-		const float4 a = ((const float4 *)p)[at / 4], b = ((const float4 *)p)[at / 4 + 1];
-		v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-		return;
-	}
-	const uint4 q = ((const uint4 *)p)[at / 8];
-	const u32 words[4] = {q.x, q.y, q.z, q.w};
+// raw8 are eight elements as they were read, which takes time; open8 makes numbers of them.
+typedef struct { uint4 a, b; } raw8; // b of FLOAT32 alone
+DEVICE raw8 read8(const void *p, size_t at, int type) { // at is a multiple of 8
+	raw8 r = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+	if (type == FLOAT32) r.a = ((const uint4 *)p)[at / 4], r.b = ((const uint4 *)p)[at / 4 + 1];
+	else r.a = ((const uint4 *)p)[at / 8];
+	return r;
+}
+DEVICE void open8(float *v, raw8 r, int type) {
+	const u32 a[4] = {r.a.x, r.a.y, r.a.z, r.a.w}, b[4] = {r.b.x, r.b.y, r.b.z, r.b.w};
 #pragma unroll
-	for (int i = 0; i < 4; i++) v[2 * i] = widen(words[i] & 0xffff, type), v[2 * i + 1] = widen(words[i] >> 16, type);
+	for (int i = 0; i < 4; i++) {
+		if (type == FLOAT32) v[i] = __uint_as_float(a[i]), v[4 + i] = __uint_as_float(b[i]);
+		else v[2 * i] = widen(a[i] & 0xffff, type), v[2 * i + 1] = widen(a[i] >> 16, type);
+	}
 }
 
 // store4 writes eight 16-bit elements, store8 eight of either kind.

@@ -1,22 +1,27 @@
-// RMSNorm with its dropped copies, and its gradient with the residual sum: one block a row x [D] in float32,
+// RMSNorm with its dropped copies, and its gradient with the residual sum, in float32 for rows x [D]:
 //
 //	r = 1/√(mean(x²) + ε),  h = x·r∘w,  y_i = mask_i∘h / (1−p)
 //	dx = dres + r·(g − x·r·mean(g∘x·r)),  g = dh∘w
 //
-// A thread keeps its elements of a row in registers, 8 for D up to 4,096 and 16 beyond, so that each tensor is read or written once: XLA
-// makes the copies in a pass each, and of the gradient three passes over x. All that a row needs is read before the block's sum is known.
+// A block goes through rows with the next one on its way. A thread keeps its elements of a row in registers, 8 for D up to 4,096 and 16
+// beyond, so that each tensor is read or written once: XLA makes the copies in a pass each, and of the gradient three passes over x.
 
 #define NORM_THREADS 512
 
-// block_sums adds a and b over the block.
-DEVICE void block_sums(float *a, float *b) {
-	__shared__ float part[2][NORM_THREADS / 32];
+// block_sums adds a and b over the block; turn is that of the call, for which the last one's places may still be read.
+DEVICE void block_sums(float *a, float *b, int turn) {
+	__shared__ float part[2][2][NORM_THREADS / 32];
 	for (int o = 16; o; o >>= 1) *a += __shfl_xor_sync(0xffffffffu, *a, o), *b += __shfl_xor_sync(0xffffffffu, *b, o);
-	if (!(threadIdx.x & 31)) part[0][threadIdx.x >> 5] = *a, part[1][threadIdx.x >> 5] = *b;
+	if (!(threadIdx.x & 31)) part[turn & 1][0][threadIdx.x >> 5] = *a, part[turn & 1][1][threadIdx.x >> 5] = *b;
 	__syncthreads();
 	*a = *b = 0;
-	for (int i = 0; i < blockDim.x >> 5; i++) *a += part[0][i], *b += part[1][i];
+	for (int i = 0; i < blockDim.x >> 5; i++) *a += part[turn & 1][0][i], *b += part[turn & 1][1][i];
 }
+
+// A thread's vectors of 8 elements: vector i begins at element NORM_AT(i), if that is in the row.
+#define NORM_AT(i) (((i) * blockDim.x + threadIdx.x) * 8)
+#define EACH_VECTOR(i) \
+	_Pragma("unroll") for (int i = 0; i < vectors; i++) if (NORM_AT(i) < d)
 
 // dropped8 writes eight elements' copies of one word's masks.
 DEVICE void dropped8(u16 *low, u16 *high, size_t at, const u32 *scaled, u32 element, word_key key, u32 limit) {
@@ -32,78 +37,79 @@ DEVICE void dropped8(u16 *low, u16 *high, size_t at, const u32 *scaled, u32 elem
 }
 
 DEVICE void rms_norm(const void *x, const float *w, const u32 *keys, const u32 *where, const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3,
-	int d, float eps, u32 word0, u32 word1, u32 limit, float scale, const int vectors, const int xt, const int ht) {
-	float v[2][8], weight[2][8], sum = 0, none = 0;
-	const size_t row = (size_t)blockIdx.x * d;
-#pragma unroll
-	for (int i = 0; i < vectors; i++) {
-		const int c = (i * blockDim.x + threadIdx.x) * 8;
-		if (c >= d) break;
-		load8(v[i], x, row + c, xt), load8(weight[i], w, c, FLOAT32);
-#pragma unroll
-		for (int j = 0; j < 8; j++) sum = fmaf(v[i][j], v[i][j], sum);
-	}
+	int rows, int d, float eps, u32 word0, u32 word1, u32 limit, float scale, const int vectors, const int xt, const int ht) {
+	raw8 next[2];
+	float weight[2][8];
+	EACH_VECTOR(i) next[i] = read8(x, (size_t)blockIdx.x * d + NORM_AT(i), xt), open8(weight[i], read8(w, NORM_AT(i), FLOAT32), FLOAT32);
 	word_key k[2] = {{0, 0}, {0, 0}};
-	u32 first = blockIdx.x;
 	if (y0 || y1) k[0] = key_of(word0, keys, where);
 	if (y2 || y3) k[1] = key_of(word1, keys, where);
-	if (from) first += *from;
-	block_sums(&sum, &none);
-	const float r = 1 / sqrtf(sum / d + eps);
-	const u32 s = narrow2(scale, scale, ht);
+	const u32 s = narrow2(scale, scale, ht), before = from ? *from : 0;
+	int turn = 0;
+	for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+		float v[2][8], sum = 0, none = 0;
+		const size_t at = (size_t)row * d, ahead = at + (size_t)gridDim.x * d;
+		EACH_VECTOR(i) {
+			open8(v[i], next[i], xt);
+			if (row + gridDim.x < rows) next[i] = read8(x, ahead + NORM_AT(i), xt);
 #pragma unroll
-	for (int i = 0; i < vectors; i++) {
-		const int c = (i * blockDim.x + threadIdx.x) * 8;
-		if (c >= d) break;
-		u32 words[4];
+			for (int j = 0; j < 8; j++) sum = fmaf(v[i][j], v[i][j], sum);
+		}
+		block_sums(&sum, &none, turn++);
+		const float r = 1 / sqrtf(sum / d + eps);
+		EACH_VECTOR(i) {
+			u32 words[4];
 #pragma unroll
-		for (int j = 0; j < 4; j++) words[j] = narrow2(v[i][2 * j] * r * weight[i][2 * j], v[i][2 * j + 1] * r * weight[i][2 * j + 1], ht);
-		if (h) store4(h, row + c, words);
+			for (int j = 0; j < 4; j++) words[j] = narrow2(v[i][2 * j] * r * weight[i][2 * j], v[i][2 * j + 1] * r * weight[i][2 * j + 1], ht);
+			if (h) store4(h, at + NORM_AT(i), words);
 #pragma unroll
-		for (int j = 0; j < 4; j++) words[j] = times2(words[j], s, ht);
-		if (y0 || y1) dropped8(y0, y1, row + c, words, first * (u32)d + (u32)c, k[0], limit);
-		if (y2 || y3) dropped8(y2, y3, row + c, words, first * (u32)d + (u32)c, k[1], limit);
+			for (int j = 0; j < 4; j++) words[j] = times2(words[j], s, ht);
+			const u32 element = (before + row) * (u32)d + (u32)NORM_AT(i);
+			if (y0 || y1) dropped8(y0, y1, at + NORM_AT(i), words, element, k[0], limit);
+			if (y2 || y3) dropped8(y2, y3, at + NORM_AT(i), words, element, k[1], limit);
+		}
 	}
 }
 
-DEVICE void rms_norm_backward(const void *x, const float *w, const u16 *dh, const void *dres, void *dx, int d, float eps, const int vectors, const int xt,
-	const int ht) {
-	float v[2][8], g[2][8], out[2][8], squares = 0, inner = 0;
-	const size_t row = (size_t)blockIdx.x * d;
+DEVICE void rms_norm_backward(const void *x, const float *w, const u16 *dh, const void *dres, void *dx, int rows, int d, float eps, const int vectors,
+	const int xt, const int ht) {
+	raw8 next[2][3];
+	float weight[2][8];
+#define READ_ROW(i, at) next[i][0] = read8(x, (at) + NORM_AT(i), xt), next[i][1] = read8(dh, (at) + NORM_AT(i), ht), next[i][2] = read8(dres, (at) + NORM_AT(i), xt)
+	EACH_VECTOR(i) READ_ROW(i, (size_t)blockIdx.x * d), open8(weight[i], read8(w, NORM_AT(i), FLOAT32), FLOAT32);
+	int turn = 0;
+	for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+		float v[2][8], g[2][8], out[2][8], squares = 0, inner = 0;
+		const size_t at = (size_t)row * d, ahead = at + (size_t)gridDim.x * d;
+		EACH_VECTOR(i) {
+			open8(v[i], next[i][0], xt), open8(g[i], next[i][1], ht), open8(out[i], next[i][2], xt);
+			if (row + gridDim.x < rows) READ_ROW(i, ahead);
 #pragma unroll
-	for (int i = 0; i < vectors; i++) {
-		const int c = (i * blockDim.x + threadIdx.x) * 8;
-		if (c >= d) break;
-		float weight[8];
-		load8(v[i], x, row + c, xt), load8(g[i], dh, row + c, ht), load8(out[i], dres, row + c, xt), load8(weight, w, c, FLOAT32);
-#pragma unroll
-		for (int j = 0; j < 8; j++) {
-			g[i][j] *= weight[j];
-			squares = fmaf(v[i][j], v[i][j], squares), inner = fmaf(v[i][j], g[i][j], inner);
+			for (int j = 0; j < 8; j++) {
+				g[i][j] *= weight[i][j];
+				squares = fmaf(v[i][j], v[i][j], squares), inner = fmaf(v[i][j], g[i][j], inner);
+			}
 		}
-	}
-	block_sums(&squares, &inner);
-	const float r = 1 / sqrtf(squares / d + eps), back = r * r * r * (inner / d);
+		block_sums(&squares, &inner, turn++);
+		const float r = 1 / sqrtf(squares / d + eps), back = r * r * r * (inner / d);
+		EACH_VECTOR(i) {
 #pragma unroll
-	for (int i = 0; i < vectors; i++) {
-		const int c = (i * blockDim.x + threadIdx.x) * 8;
-		if (c >= d) break;
-#pragma unroll
-		for (int j = 0; j < 8; j++) out[i][j] += r * g[i][j] - back * v[i][j];
-		store8(dx, row + c, out[i], xt);
+			for (int j = 0; j < 8; j++) out[i][j] += r * g[i][j] - back * v[i][j];
+			store8(dx, at + NORM_AT(i), out[i], xt);
+		}
 	}
 }
 
 #define NORM(name, vectors, blocks, xt, ht) \
 	ENTRY void __launch_bounds__(NORM_THREADS, blocks) gotune_rms_norm_##name##_##vectors(const void *x, const float *w, const u32 *keys, const u32 *where, \
-		const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3, int d, float eps, u32 word0, u32 word1, u32 limit, float scale) { \
-		rms_norm(x, w, keys, where, from, h, y0, y1, y2, y3, d, eps, word0, word1, limit, scale, vectors, xt, ht); \
+		const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3, int rows, int d, float eps, u32 word0, u32 word1, u32 limit, float scale) { \
+		rms_norm(x, w, keys, where, from, h, y0, y1, y2, y3, rows, d, eps, word0, word1, limit, scale, vectors, xt, ht); \
 	} \
 	ENTRY void __launch_bounds__(NORM_THREADS, blocks) gotune_rms_norm_backward_##name##_##vectors(const void *x, const float *w, const u16 *dh, \
-		const void *dres, void *dx, int d, float eps) { \
-		rms_norm_backward(x, w, dh, dres, dx, d, eps, vectors, xt, ht); \
+		const void *dres, void *dx, int rows, int d, float eps) { \
+		rms_norm_backward(x, w, dh, dres, dx, rows, d, eps, vectors, xt, ht); \
 	}
-NORM(bf16, 1, 3, BFLOAT16, BFLOAT16) // residual stream and norm
-NORM(bf16, 2, 2, BFLOAT16, BFLOAT16)
-NORM(f16, 1, 3, FLOAT32, FLOAT16)
-NORM(f16, 2, 2, FLOAT32, FLOAT16)
+NORM(bf16, 1, 2, BFLOAT16, BFLOAT16) // residual stream and norm
+NORM(bf16, 2, 1, BFLOAT16, BFLOAT16)
+NORM(f16, 1, 2, FLOAT32, FLOAT16)
+NORM(f16, 2, 1, FLOAT32, FLOAT16)

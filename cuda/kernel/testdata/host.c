@@ -89,8 +89,8 @@ typedef struct { int entry; void **args; unsigned thread; } work;
 #define P(i) (*(void **)w->args[i])
 #define I(i) (*(int *)w->args[i])
 #define F(i) (*(float *)w->args[i])
-#define NORM_ARGS P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), I(10), F(11), (u32)I(12), (u32)I(13), (u32)I(14), F(15)
-#define BACKWARD_ARGS P(0), P(1), P(2), P(3), P(4), I(5), F(6)
+#define NORM_ARGS P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), I(10), I(11), F(12), (u32)I(13), (u32)I(14), (u32)I(15), F(16)
+#define BACKWARD_ARGS P(0), P(1), P(2), P(3), P(4), I(5), I(6), F(7)
 #define SUM_ARGS P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), P(10), P(11), I(12), I(13), I(14), (u32)I(15), (u32)I(16), (u32)I(17), F(18)
 static void *run(void *p) {
 	work *w = p;
