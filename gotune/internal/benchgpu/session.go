@@ -213,6 +213,4 @@ func environment(_ context.Context, args []string) error {
 }
 
 // runsOn says what attention and the rest of a step run on.
-func (ses *session) runsOn() string {
-	return "attention " + ses.base.Attention() + ", kernels " + ses.base.Kernels()
-}
+func (ses *session) runsOn() string { return ses.base.RunsOn() }

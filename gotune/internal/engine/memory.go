@@ -102,6 +102,9 @@ func (w *worker) prove(t *layerwise.Trainer) error {
 	w.update(func(i *gotune.RunInfo) {
 		i.Fit = fit.String()
 		i.Notes = appendNew(i.Notes, "memory at the peak of the largest step: "+fit.Account())
+		if on := t.Base().RunsOn(); on != "" {
+			i.Notes = appendNew(i.Notes, on)
+		}
 	})
 	if free := cuda.Host().AvailableBytes; free > 0 && fit.Host > free {
 		w.note(fmt.Sprintf("the host has %s free for %s of layers' inputs: a smaller BatchSize or MaxSeqLength takes less", size(free), size(fit.Host)))

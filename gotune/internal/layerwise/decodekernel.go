@@ -43,6 +43,14 @@ func (b *Base) Kernels() string {
 	return "on"
 }
 
+// RunsOn says what attention and kernels a GPU's steps take, "" on a CPU.
+func (b *Base) RunsOn() string {
+	if b.dev.cpu {
+		return ""
+	}
+	return "attention " + b.Attention() + "; kernels " + b.Kernels()
+}
+
 // kernels decides once for a device, having held the kernels against XLA's code on it.
 func (d *device) kernels() kernelChoice {
 	d.mu.Lock()

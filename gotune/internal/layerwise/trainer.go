@@ -407,6 +407,9 @@ func (t *Trainer) Evaluate(bt *batch.Batch) (lossSum float64, supervised int, er
 	return lossSum, bt.Supervised(), err
 }
 
+// Base is the model that is trained.
+func (t *Trainer) Base() *Base { return t.base }
+
 // Device is the adapter as it is being trained, for sampling between steps. It
 // belongs to the trainer: do not free it.
 func (t *Trainer) Device() *DeviceAdapter { return t.ad }
