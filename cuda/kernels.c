@@ -16,8 +16,8 @@ static occupancy_fn occupancy;
 static int processors, last_error;
 
 // The kernels' entries. Those of the gradient through dropped inputs need compute capability 8.0.
-enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 4, DROPPED_SUM = NORM_BACKWARD + 4, ENTRIES = DROPPED_SUM + 4 };
-static const char *const names[ENTRIES] = {"gotune_packed_product", "gotune_rms_norm_bf16_1", "gotune_rms_norm_bf16_2", "gotune_rms_norm_f16_1", "gotune_rms_norm_f16_2",
+enum { PRODUCT, NORM, NORM_BACKWARD = NORM + 2, DROPPED_SUM = NORM_BACKWARD + 4, ENTRIES = DROPPED_SUM + 4 };
+static const char *const names[ENTRIES] = {"gotune_packed_product", "gotune_rms_norm_bf16", "gotune_rms_norm_f16",
 	"gotune_rms_norm_backward_bf16_1", "gotune_rms_norm_backward_bf16_2", "gotune_rms_norm_backward_f16_1", "gotune_rms_norm_backward_f16_2",
 	"gotune_dropped_sum_bf16_2", "gotune_dropped_sum_bf16_4", "gotune_dropped_sum_f16_2", "gotune_dropped_sum_f16_4"};
 static void *entries[ENTRIES];
@@ -84,11 +84,9 @@ static dropout dropout_of(const long *c) {
 	return m;
 }
 
-// launch_norm launches one of the entries of kernel/rms_norm.cu from first on: of 8 elements a thread where 512 threads hold a row of d, else of 16, in
-// whole warps, and as many blocks as stand on the device side by side.
-static void launch_norm(int first, bool float16, int rows, int d, void *stream, void **args) {
-	const int twice = d > 8 * 512, each = twice ? 16 : 8, threads = ((d + each - 1) / each + 31) / 32 * 32;
-	void *entry = entries[first + 2 * float16 + twice];
+// launch_norm launches an entry of kernel/rms_norm.cu for rows of d, each elements a thread, in whole warps: as many blocks as stand on the device side by side.
+static void launch_norm(void *entry, int each, int rows, int d, void *stream, void **args) {
+	const int threads = ((d + each - 1) / each + 31) / 32 * 32;
 	int fit = 0;
 	if (occupancy(&fit, entry, threads, 0) || fit < 1) fit = 1;
 	const int side = fit * processors;
@@ -107,7 +105,7 @@ static void call_norm(void *stream, void **buffers, const char *opaque, size_t n
 	void *h = c[4] ? *buffers++ : none, *y[4] = {NULL, NULL, NULL, NULL};
 	for (int i = 0; i < m.n && i < 3; i++) y[m.slot[i]] = *buffers++;
 	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &y[3], &rows, &d, &eps, &m.word[0], &m.word[1], &m.limit, &m.scale};
-	launch_norm(NORM, c[2] != 0, rows, d, stream, args);
+	launch_norm(entries[NORM + (c[2] != 0)], 16, rows, d, stream, args);
 }
 
 // call_norm_backward: x, w, dh, dres; dx. rows, D, type, ε.
@@ -118,7 +116,8 @@ static void call_norm_backward(void *stream, void **buffers, const char *opaque,
 	int rows = (int)c[0], d = (int)c[1];
 	float eps = float_of(c[3]);
 	void *args[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &buffers[4], &rows, &d, &eps};
-	launch_norm(NORM_BACKWARD, c[2] != 0, rows, d, stream, args);
+	const int twice = d > 8 * 512; // a row is too long for 8 elements a thread
+	launch_norm(entries[NORM_BACKWARD + 2 * (c[2] != 0) + twice], twice ? 16 : 8, rows, d, stream, args);
 }
 
 // call_dropped_sum: g of each adapter, a of each and, with masks, keys, where, perhaps from; out. rows, D, R, type, dropout.

@@ -39,11 +39,12 @@ DEVICE void multiply(float *c, const u32 *a, const u32 *b, int type) {
 }
 #endif
 
-// copy_g begins the copies of 64 rows of one adapter's g, of depth (R in whole sixteens) and 8 elements a row.
-DEVICE void copy_g(u16 *to, const u16 *g, int row0, int rows, int rank, int depth) {
-	const int pieces = depth / 8;
-	for (int at = threadIdx.x; at < SUM_ROWS * pieces; at += SUM_THREADS) {
-		const int row = at / pieces, r = (at - row * pieces) * 8, in = row0 + row < rows && r < rank;
+// copy_g begins the copies of 64 rows of one adapter's g, of depth (R in whole sixteens) and 8 elements a row. A row is 1 << shift threads' work.
+DEVICE void copy_g(u16 *to, const u16 *g, int row0, int rows, int rank, int depth, int shift) {
+	const int r = (threadIdx.x & ((1 << shift) - 1)) * 8;
+	if (r >= depth) return;
+	for (int row = threadIdx.x >> shift; row < SUM_ROWS; row += SUM_THREADS >> shift) {
+		const int in = row0 + row < rows && r < rank;
 		copy_async(to + row * (depth + 8) + r, in ? g + (size_t)(row0 + row) * rank + r : g, in ? 16 : 0);
 	}
 }
@@ -53,7 +54,7 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 	SHARED_BYTES(sum_shared);
 	const int t = threadIdx.x, lane = t & 31, warp = t >> 5, col0 = blockIdx.x * SUM_COLS;
 	const int wr = (warp >> 2) * 16, wc = (warp & 3) * 32; // the warp's 16×32
-	const int depth = (rank + 15) & ~15, g_size = SUM_ROWS * (depth + 8), a_size = depth * SUM_A;
+	const int depth = (rank + 15) & ~15, shift = 32 - __clz(depth / 8 - 1), g_size = SUM_ROWS * (depth + 8), a_size = depth * SUM_A;
 	u32 *words = (u32 *)sum_shared;
 	u16 *gs = (u16 *)(words + SUM_ROWS * SUM_OUT), *as = gs, *to;
 	int tile = blockIdx.y;
@@ -73,7 +74,7 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 	to = gs;
 #pragma unroll
 	for (int i = 0; i < SLOTS; i++)
-		if (i < slots && g[i]) copy_g(to, g[i], tile * SUM_ROWS, rows, rank, depth), to += g_size;
+		if (i < slots && g[i]) copy_g(to, g[i], tile * SUM_ROWS, rows, rank, depth, shift), to += g_size;
 	word_key key[2] = {{0, 0}, {0, 0}};
 	u32 before = 0;
 	if (limit) {
@@ -106,15 +107,16 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 		to = gs;
 #pragma unroll
 		for (int i = 0; i < SLOTS; i++)
-			if (i < slots && g[i] && (tile + gridDim.y) * SUM_ROWS < rows) copy_g(to, g[i], (tile + gridDim.y) * SUM_ROWS, rows, rank, depth), to += g_size;
-		const int row0 = tile * SUM_ROWS;
+			if (i < slots && g[i] && (tile + gridDim.y) * SUM_ROWS < rows) copy_g(to, g[i], (tile + gridDim.y) * SUM_ROWS, rows, rank, depth, shift), to += g_size;
+		const int row0 = tile * SUM_ROWS, row = wr + (lane >> 2), col = wc + (lane & 3) * 2; // the thread's first; it has row + 8 and each eighth column, too
+		const u32 first = (before + row0 + row) * (u32)d + (u32)(col0 + col);
 #pragma unroll
 		for (int k = 0; k < 8; k++) { // pairs of columns
-			const int ci = k >> 1, low = k & 1, row = wr + low * 8 + (lane >> 2), col = wc + ci * 8 + (lane & 3) * 2;
+			const int ci = k >> 1, low = k & 1;
 			float v[2] = {0, 0};
 #pragma unroll
 			for (int e = 0; e < 2; e++) {
-				const u32 element = (before + row0 + row) * (u32)d + (u32)(col0 + col + e);
+				const u32 element = first + (low ? 8 * (u32)d : 0) + (u32)(8 * ci + e);
 #pragma unroll
 				for (int n = 0; n < 2; n++) {
 					if (2 * n >= slots) break;
@@ -123,7 +125,7 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 					v[e] += keeps(bits, 1, limit) ? sum[2 * n + 1][ci][low * 2 + e] : 0;
 				}
 			}
-			words[row * SUM_OUT + (col >> 1)] = narrow2(v[0] * scale, v[1] * scale, type);
+			words[(row + low * 8) * SUM_OUT + (col >> 1) + 4 * ci] = narrow2(v[0] * scale, v[1] * scale, type);
 		}
 		__syncthreads();
 #pragma unroll

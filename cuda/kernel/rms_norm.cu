@@ -3,19 +3,23 @@
 //	r = 1/√(mean(x²) + ε),  h = x·r∘w,  y_i = mask_i∘h / (1−p)
 //	dx = dres + r·(g − x·r·mean(g∘x·r)),  g = dh∘w
 //
-// A block goes through rows with the next one on its way. A thread keeps its elements of a row in registers, 8 for D up to 4,096 and 16
-// beyond, so that each tensor is read or written once: XLA makes the copies in a pass each, and of the gradient three passes over x.
+// A block goes through rows with the next one on its way. A thread keeps its elements of a row in registers, 8 or 16 of them, so that each
+// tensor is read or written once: XLA makes the copies in a pass each, and of the gradient three passes over x. What a thread does for a row
+// beside its elements is kept short: sums by shuffles, 1/√ in one instruction, keys of masks once for all rows.
 
 #define NORM_THREADS 512
 
-// block_sums adds a and b over the block; turn is that of the call, for which the last one's places may still be read.
-DEVICE void block_sums(float *a, float *b, int turn) {
-	__shared__ float part[2][2][NORM_THREADS / 32];
-	for (int o = 16; o; o >>= 1) *a += __shfl_xor_sync(0xffffffffu, *a, o), *b += __shfl_xor_sync(0xffffffffu, *b, o);
-	if (!(threadIdx.x & 31)) part[turn & 1][0][threadIdx.x >> 5] = *a, part[turn & 1][1][threadIdx.x >> 5] = *b;
+// block_sum adds a over the block by way of part, which no thread may still read.
+DEVICE float block_sum(float a, float *part) {
+	const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+#pragma unroll
+	for (int o = 16; o; o >>= 1) a += __shfl_xor_sync(0xffffffffu, a, o);
+	if (!lane) part[threadIdx.x >> 5] = a;
 	__syncthreads();
-	*a = *b = 0;
-	for (int i = 0; i < blockDim.x >> 5; i++) *a += part[turn & 1][0][i], *b += part[turn & 1][1][i];
+	a = (lane & 15) < warps ? part[lane & 15] : 0;
+#pragma unroll
+	for (int o = 8; o; o >>= 1) a += __shfl_xor_sync(0xffffffffu, a, o);
+	return a;
 }
 
 // A thread's vectors of 8 elements: vector i begins at element NORM_AT(i), if that is in the row.
@@ -45,9 +49,11 @@ DEVICE void rms_norm(const void *x, const float *w, const u32 *keys, const u32 *
 	if (y0 || y1) k[0] = key_of(word0, keys, where);
 	if (y2 || y3) k[1] = key_of(word1, keys, where);
 	const u32 s = narrow2(scale, scale, ht), before = from ? *from : 0;
-	int turn = 0;
-	for (int row = blockIdx.x; row < rows; row += gridDim.x) {
-		float v[2][8], sum = 0, none = 0;
+	const float share = 1.0f / d;
+	__shared__ float part[2][16];
+	int turn = 0; // the other's places may still be read
+	for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+		float v[2][8], sum = 0;
 		const size_t at = (size_t)row * d, ahead = at + (size_t)gridDim.x * d;
 		EACH_VECTOR(i) {
 			open8(v[i], next[i], xt);
@@ -55,8 +61,7 @@ DEVICE void rms_norm(const void *x, const float *w, const u32 *keys, const u32 *
 #pragma unroll
 			for (int j = 0; j < 8; j++) sum = fmaf(v[i][j], v[i][j], sum);
 		}
-		block_sums(&sum, &none, turn++);
-		const float r = 1 / sqrtf(sum / d + eps);
+		const float r = rsqrtf(block_sum(sum, part[turn]) * share + eps);
 		EACH_VECTOR(i) {
 			u32 words[4];
 #pragma unroll
@@ -77,8 +82,10 @@ DEVICE void rms_norm_backward(const void *x, const float *w, const u16 *dh, cons
 	float weight[2][8];
 #define READ_ROW(i, at) next[i][0] = read8(x, (at) + NORM_AT(i), xt), next[i][1] = read8(dh, (at) + NORM_AT(i), ht), next[i][2] = read8(dres, (at) + NORM_AT(i), xt)
 	EACH_VECTOR(i) READ_ROW(i, (size_t)blockIdx.x * d), open8(weight[i], read8(w, NORM_AT(i), FLOAT32), FLOAT32);
+	const float share = 1.0f / d;
+	__shared__ float part[2][2][16];
 	int turn = 0;
-	for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+	for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
 		float v[2][8], g[2][8], out[2][8], squares = 0, inner = 0;
 		const size_t at = (size_t)row * d, ahead = at + (size_t)gridDim.x * d;
 		EACH_VECTOR(i) {
@@ -90,8 +97,7 @@ DEVICE void rms_norm_backward(const void *x, const float *w, const u16 *dh, cons
 				squares = fmaf(v[i][j], v[i][j], squares), inner = fmaf(v[i][j], g[i][j], inner);
 			}
 		}
-		block_sums(&squares, &inner, turn++);
-		const float r = 1 / sqrtf(squares / d + eps), back = r * r * r * (inner / d);
+		const float r = rsqrtf(block_sum(squares, part[turn][0]) * share + eps), back = r * r * r * (block_sum(inner, part[turn][1]) * share);
 		EACH_VECTOR(i) {
 #pragma unroll
 			for (int j = 0; j < 8; j++) out[i][j] += r * g[i][j] - back * v[i][j];
@@ -100,16 +106,20 @@ DEVICE void rms_norm_backward(const void *x, const float *w, const u16 *dh, cons
 	}
 }
 
-#define NORM(name, vectors, blocks, xt, ht) \
-	ENTRY void __launch_bounds__(NORM_THREADS, blocks) gotune_rms_norm_##name##_##vectors(const void *x, const float *w, const u32 *keys, const u32 *where, \
-		const u32 *from, u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3, int rows, int d, float eps, u32 word0, u32 word1, u32 limit, float scale) { \
-		rms_norm(x, w, keys, where, from, h, y0, y1, y2, y3, rows, d, eps, word0, word1, limit, scale, vectors, xt, ht); \
-	} \
-	ENTRY void __launch_bounds__(NORM_THREADS, blocks) gotune_rms_norm_backward_##name##_##vectors(const void *x, const float *w, const u16 *dh, \
+#define NORM(name, xt, ht) \
+	ENTRY void __launch_bounds__(NORM_THREADS, 2) gotune_rms_norm_##name(const void *x, const float *w, const u32 *keys, const u32 *where, const u32 *from, \
+		u16 *h, u16 *y0, u16 *y1, u16 *y2, u16 *y3, int rows, int d, float eps, u32 word0, u32 word1, u32 limit, float scale) { \
+		rms_norm(x, w, keys, where, from, h, y0, y1, y2, y3, rows, d, eps, word0, word1, limit, scale, 2, xt, ht); \
+	}
+NORM(bf16, BFLOAT16, BFLOAT16) // residual stream and norm
+NORM(f16, FLOAT32, FLOAT16)
+
+#define NORM_BACKWARD(name, vectors, xt, ht) \
+	ENTRY void __launch_bounds__(NORM_THREADS, 3 - vectors) gotune_rms_norm_backward_##name##_##vectors(const void *x, const float *w, const u16 *dh, \
 		const void *dres, void *dx, int rows, int d, float eps) { \
 		rms_norm_backward(x, w, dh, dres, dx, rows, d, eps, vectors, xt, ht); \
 	}
-NORM(bf16, 1, 2, BFLOAT16, BFLOAT16) // residual stream and norm
-NORM(bf16, 2, 1, BFLOAT16, BFLOAT16)
-NORM(f16, 1, 2, FLOAT32, FLOAT16)
-NORM(f16, 2, 1, FLOAT32, FLOAT16)
+NORM_BACKWARD(bf16, 1, BFLOAT16, BFLOAT16)
+NORM_BACKWARD(bf16, 2, BFLOAT16, BFLOAT16)
+NORM_BACKWARD(f16, 1, FLOAT32, FLOAT16)
+NORM_BACKWARD(f16, 2, FLOAT32, FLOAT16)

@@ -32,6 +32,8 @@ static void __syncthreads(void) { pthread_barrier_wait(&block); }
 static void warp_wait(void) { pthread_barrier_wait(&warps[threadIdx.x / 32]); }
 static unsigned __float_as_uint(float f) { unsigned u; memcpy(&u, &f, 4); return u; }
 static float __uint_as_float(unsigned u) { float f; memcpy(&f, &u, 4); return f; }
+static int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
+static float rsqrtf(float v) { return 1 / sqrtf(v); }
 static float __shfl_xor_sync(unsigned all, float v, int other) {
 	(void)all;
 	words[threadIdx.x][0] = __float_as_uint(v);
@@ -96,10 +98,8 @@ static void *run(void *p) {
 	work *w = p;
 	threadIdx = (place){w->thread, 0};
 	switch (w->entry) {
-	case NORM: gotune_rms_norm_bf16_1(NORM_ARGS); break;
-	case NORM + 1: gotune_rms_norm_bf16_2(NORM_ARGS); break;
-	case NORM + 2: gotune_rms_norm_f16_1(NORM_ARGS); break;
-	case NORM + 3: gotune_rms_norm_f16_2(NORM_ARGS); break;
+	case NORM: gotune_rms_norm_bf16(NORM_ARGS); break;
+	case NORM + 1: gotune_rms_norm_f16(NORM_ARGS); break;
 	case NORM_BACKWARD: gotune_rms_norm_backward_bf16_1(BACKWARD_ARGS); break;
 	case NORM_BACKWARD + 1: gotune_rms_norm_backward_bf16_2(BACKWARD_ARGS); break;
 	case NORM_BACKWARD + 2: gotune_rms_norm_backward_f16_1(BACKWARD_ARGS); break;
