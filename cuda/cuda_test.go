@@ -26,6 +26,22 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
+// The rate is about half of the data sheets' 16-bit peaks: 65 TFLOP/s of a T4, 312 of an
+// A100, 989 of an H200.
+func TestProductRate(t *testing.T) {
+	for _, tt := range []struct {
+		d    Device
+		peak float64
+	}{{Device{Major: 7, Minor: 5, SMs: 40}, 65e12}, {Device{Major: 8, SMs: 108}, 312e12}, {Device{Major: 9, SMs: 132}, 989e12}} {
+		if share := tt.d.ProductRate() / tt.peak; share < 0.4 || share > 0.6 {
+			t.Errorf("%v: %.2f of the peak", tt.d, share)
+		}
+	}
+	if r := (Device{Major: 12, SMs: 100}).ProductRate(); r <= 0 {
+		t.Errorf("an unknown GPU: %g", r)
+	}
+}
+
 // Devices must answer on every machine: with devices, or with ErrNoDriver.
 func TestDevices(t *testing.T) {
 	ds, err := Devices()

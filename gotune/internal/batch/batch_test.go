@@ -178,6 +178,8 @@ func TestBuckets(t *testing.T) {
 		{"all alike", []int{30, 31, 32}, BucketOptions{}, []int{32}},
 		{"two groups", []int{8, 8, 8, 64}, BucketOptions{Multiple: 8}, []int{8, 64}},
 		{"gain too small", []int{64, 64, 64, 60}, BucketOptions{Multiple: 4}, []int{64}},
+		{"worth their price", []int{8, 8, 64, 72, 80}, BucketOptions{Multiple: 8, Price: 8}, []int{8, 64, 72, 80}},
+		{"too dear", []int{8, 8, 64, 72, 80}, BucketOptions{Multiple: 8, Price: 100}, []int{8, 80}},
 		{"at most two", []int{8, 16, 24, 200}, BucketOptions{Multiple: 8, Most: 2}, []int{24, 200}},
 	} {
 		if got := Buckets(tt.lengths, tt.o); !slices.Equal(got, tt.want) {

@@ -94,18 +94,24 @@ type BucketOptions struct {
 	// busy. Default 32.
 	Multiple int
 
-	// Most is the greatest number of buckets: each is compiled once. Default 4.
+	// Most is the greatest number of buckets: each is compiled once. Default 4, and 16
+	// with a Price.
 	Most int
 
 	// Gain is the share of all tokens that one more bucket must save to be worth
-	// its compilation. Default 0.03.
+	// its compilation. Default 0.03. A Price stands before it.
 	Gain float64
+
+	// Price is what the compilation of one more bucket costs, in tokens that the device
+	// trains on meanwhile: on a slow device many lengths are worth it, on a fast one
+	// few. 0: Gain decides.
+	Price int
 }
 
 // Buckets chooses lengths for batches whose longest rows have the given
 // lengths, so that the tokens computed, Σ bucket(length), are fewest with at
 // most o.Most buckets; a further bucket is taken only if it saves o.Gain of
-// them. The last bucket holds the longest. It is exact (dynamic programming over
+// them, or o.Price. The last bucket holds the longest. It is exact (dynamic programming over
 // the rounded lengths) and returns nil for no lengths.
 func Buckets(lengths []int, o BucketOptions) []int {
 	o = o.withDefaults()
@@ -116,7 +122,14 @@ func Buckets(lengths []int, o BucketOptions) []int {
 	cost, cut := bucketTable(sizes, counts, min(o.Most, len(sizes)))
 	last := len(sizes)
 	k := 1
-	for k+1 < len(cost) && float64(cost[k][last]-cost[k+1][last]) >= o.Gain*float64(cost[k][last]) {
+	worth := func(k int) bool {
+		saved := float64(cost[k][last] - cost[k+1][last])
+		if o.Price > 0 {
+			return saved >= float64(o.Price)
+		}
+		return saved >= o.Gain*float64(cost[k][last])
+	}
+	for k+1 < len(cost) && worth(k) {
 		k++
 	}
 	out := make([]int, k)
@@ -133,6 +146,9 @@ func (o BucketOptions) withDefaults() BucketOptions {
 	}
 	if o.Most <= 0 {
 		o.Most = 4
+		if o.Price > 0 {
+			o.Most = 16
+		}
 	}
 	if o.Gain <= 0 {
 		o.Gain = 0.03

@@ -94,3 +94,13 @@ func TestRefusal(t *testing.T) {
 		}
 	}
 }
+
+// One more length of batches costs a few thousand tokens of a 7B model on a T4, ten times as
+// many on an H200, and nothing is said of a CPU.
+func TestBucketPrice(t *testing.T) {
+	const parameters = 6_738_415_616
+	t4, h200 := bucketPrice(&cuda.Device{Major: 7, Minor: 5, SMs: 40}, parameters), bucketPrice(&cuda.Device{Major: 9, SMs: 132}, parameters)
+	if t4 < 1000 || t4 > 4000 || h200 < 10*t4 || h200 > 50_000 || bucketPrice(nil, parameters) != 0 {
+		t.Errorf("%d tokens on a T4, %d on an H200, %d on a CPU", t4, h200, bucketPrice(nil, parameters))
+	}
+}

@@ -30,6 +30,8 @@ type model struct {
 	tok      *token.Tokenizer
 	template *chat.Template // nil if the model brings none
 	base     *layerwise.Base
+
+	bucketPrice int // see bucketPrice
 }
 
 // model returns the model that a literal means, loading it if it must, and
@@ -118,6 +120,7 @@ func (c *call) loadInto(l *model) error {
 	if err != nil {
 		return modelError(m, err)
 	}
+	l.bucketPrice = bucketPrice(info.GPU, l.files.Config.Parameters())
 	l.describe(dir, commit, info.Name, dtype)
 	l.info.Seconds, l.info.HostPeakBytes = time.Since(start).Seconds(), peak.stop()
 	return nil

@@ -230,7 +230,21 @@ func (w *worker) loopConfig() train.Config {
 	}
 	return train.Config{Epochs: t.Epochs, MaxSteps: t.MaxSteps, BatchSize: t.BatchSize, EvalBatchSize: t.EvalBatchSize, GradAccum: t.GradAccum,
 		LearningRate: t.LearningRate, Schedule: t.LRScheduler, WarmupSteps: t.WarmupSteps, WarmupRatio: t.WarmupRatio,
-		GroupByLength: t.GroupByLength, LogSteps: t.LogSteps, EvalSteps: t.EvalSteps, SaveSteps: max(t.SaveSteps, 0), Seed: t.Seed, Pad: int32(max(pad, 0))}
+		GroupByLength: t.GroupByLength, LogSteps: t.LogSteps, EvalSteps: t.EvalSteps, SaveSteps: max(t.SaveSteps, 0), Seed: t.Seed, Pad: int32(max(pad, 0)),
+		Buckets: batch.BucketOptions{Price: w.model.bucketPrice}}
+}
+
+// compileSeconds is about what the programs of one more length of batches cost on a GPU:
+// 1.5 s beside an H200, more on a machine of few cores.
+const compileSeconds = 3
+
+// bucketPrice is what compileSeconds are in tokens of training on a GPU: six operations for
+// each weight and token. 0 without a GPU.
+func bucketPrice(gpu *cuda.Device, parameters int64) int {
+	if gpu == nil || parameters == 0 {
+		return 0
+	}
+	return max(1, int(compileSeconds*gpu.ProductRate()/(6*float64(parameters))))
 }
 
 func (w *worker) options() layerwise.TrainOptions {

@@ -56,7 +56,8 @@ type Config struct {
 	// Pad is the id written on padding.
 	Pad int32
 
-	// Buckets bounds the lengths of batches, see [batch.Buckets].
+	// Buckets bounds the lengths of batches, see [batch.Buckets]. Its Price is in tokens
+	// of the whole run.
 	Buckets batch.BucketOptions
 
 	// MaxSkipped ends the run with an error after so many skipped steps in a

@@ -130,7 +130,11 @@ func (p *Plan) chooseShapes() error {
 	for _, rows := range p.eval {
 		longest = append(longest, len(rows[0].IDs))
 	}
-	p.Buckets = batch.Buckets(longest, p.Config.Buckets)
+	o := p.Config.Buckets
+	if o.Price > 0 { // of the run, for lengths of one row of each batch looked at
+		o.Price = max(1, o.Price*len(longest)/max(1, p.Steps*p.Config.GradAccum*p.Config.BatchSize))
+	}
+	p.Buckets = batch.Buckets(longest, o)
 	p.collator = batch.Collator{Buckets: p.Buckets, Pad: p.Config.Pad}
 	for _, n := range p.lengths {
 		p.Tokens += n

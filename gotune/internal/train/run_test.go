@@ -388,6 +388,27 @@ func TestDefaultsAndPlan(t *testing.T) {
 	}
 }
 
+// A length is compiled when the tokens of padding that it saves in the whole run are worth
+// more than its price.
+func TestBucketPrice(t *testing.T) {
+	padded := func(steps, price int) (tokens, buckets int) {
+		p, err := NewPlan(Config{GroupByLength: true, MaxSteps: steps, Buckets: batch.BucketOptions{Multiple: 1, Price: price}}, corpus(400, 1), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Padded, len(p.Buckets)
+	}
+	cheap, many := padded(100, 1)
+	dear, one := padded(100, 1<<30)
+	if one != 1 || many <= 4 || cheap >= dear {
+		t.Errorf("%d lengths and %d tokens for nothing, %d lengths and %d tokens for a price beyond all tokens", many, cheap, one, dear)
+	}
+	_, short := padded(100, 60)
+	if _, long := padded(10000, 60); long <= short {
+		t.Errorf("a run of 100 steps takes %d lengths, one of 10,000 takes %d for the same price: want more", short, long)
+	}
+}
+
 // Largest is the step with the longest rows and, of those, the most documents.
 func TestLargest(t *testing.T) {
 	examples := corpus(40, 1)
