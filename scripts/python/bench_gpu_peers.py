@@ -11,6 +11,10 @@ unsloth  tokens/s of Unsloth. It changes transformers for its whole process, so 
          not in the interpreter's own folder. The tokenizer has to name unk_token or a token for padding; the models of scripts/synth7b do.
          Nothing is fetched or reported: UNSLOTH_DISABLE_STATISTICS and HF_HUB_OFFLINE are set here.
 
+--batches names a file of `benchgpu packed -batches`: hf and unsloth also train on those batches, each padded to its longest document, without
+checkpointing; an empty --lengths leaves the rest out. It is what a trainer does whose padding_free is False: where it is unset, newer versions of
+Unsloth's trainer join a batch's documents into one row on some GPUs.
+
 A peer that is missing or fails is a record that says so.
 """
 import argparse
@@ -199,44 +203,88 @@ def base_model(path, four_bit):
         torch.set_default_dtype(torch.float32)
 
 
-def measure(model, label, lengths, steps, warm=2):
-    """Optimizer steps of a model with an adapter: B=4, all tokens supervised, AdamW, clipping."""
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, fused=True)
+def optimizer(model):
     model.train()
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, fused=True)
+
+
+def optimizer_step(model, opt, inputs):
+    """Seconds of a step with AdamW and clipping."""
+    torch.cuda.synchronize()
+    t = time.perf_counter()
+    model(**inputs).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+    opt.step()
+    opt.zero_grad()
+    torch.cuda.synchronize()
+    return time.perf_counter() - t
+
+
+def measure(model, label, lengths, steps, warm=2):
+    """Optimizer steps of a model with an adapter: B=4, all tokens supervised."""
+    opt = optimizer(model)
     for s in lengths:
         ids = torch.randint(0, VOCAB, (4, s), device="cuda")
         torch.cuda.reset_peak_memory_stats()
-        took = []
-        for _ in range(steps + warm):
-            torch.cuda.synchronize()
-            t = time.perf_counter()
-            model(input_ids=ids, labels=ids).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
-            opt.step()
-            opt.zero_grad()
-            torch.cuda.synchronize()
-            took.append(time.perf_counter() - t)
+        took = [optimizer_step(model, opt, {"input_ids": ids, "labels": ids}) for _ in range(steps + warm)]
         step = statistics.median(took[warm:])
         emit("peers", f"{label} B=4 S={s}", "", **{"tok/s": 4 * s / step, "step ms": step * 1e3, "GiB": torch.cuda.max_memory_allocated() / 2**30})
 
 
-def hugging_face(name, path, four_bit, lengths, steps):
+def padded_batch(lengths):
+    """A batch of documents with these lengths as a collator makes it: random tokens, padded on the right to the longest."""
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(1, VOCAB, mask.shape) * mask
+    return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
+
+
+def measure_padded(model, label, batches):
+    if batches:  # a peer of its own: what follows on the same model is measured all the same
+        name = f"{label}, padded batches grouped by length"
+        peer(name, lambda: train_padded(model, name, batches))
+
+
+def train_padded(model, name, batches):
+    """Optimizer steps on padded batches that lie on the device already; useful tokens are those that aren't padding.
+
+    All batches go through once untimed, for what is compiled, chosen or allocated for a shape, and then once timed.
+    """
+    opt = optimizer(model)
+    inputs = [{k: v.to("cuda") for k, v in padded_batch(b).items()} for b in batches]
+    for i in inputs:
+        optimizer_step(model, opt, i)
+    torch.cuda.reset_peak_memory_stats()
+    took = [optimizer_step(model, opt, i) for i in inputs]
+    useful, padded = sum(map(sum, batches)), sum(len(b) * max(b) for b in batches)
+    longest = sorted({max(b) for b in batches})
+    emit("peers", name, f"{len(batches)} batches in {len(longest)} lengths from {longest[0]} to {longest[-1]}",
+         **{"useful tok/s": useful / sum(took), "step ms": sum(took) / len(took) * 1e3, "slowest step ms": max(took) * 1e3,
+            "share useful": useful / padded, "GiB": torch.cuda.max_memory_allocated() / 2**30})
+
+
+def hugging_face(name, path, four_bit, args):
     from peft import LoraConfig, get_peft_model
     model = get_peft_model(base_model(path, four_bit), LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     model.enable_input_require_grads()
-    measure(model, name, lengths, steps)
+    measure(model, name, args.lengths, args.steps)
+    measure_padded(model, name, args.batches)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    measure(model, name + ", checkpointing", lengths, steps)
+    measure(model, name + ", checkpointing", args.lengths, args.steps)
 
 
-def unsloth(path, lengths, steps):
+def unsloth(args):
     """Unsloth's fast path has no dropout."""
     from unsloth import FastLanguageModel
+    longest = max(args.lengths + [max(b) for b in args.batches])
     for checkpointing, label in ((False, "Unsloth"), ("unsloth", "Unsloth, offloaded checkpointing")):
-        model, _ = FastLanguageModel.from_pretrained(path, max_seq_length=max(lengths), dtype=torch.bfloat16, load_in_4bit=True)
+        if checkpointing and not args.lengths:
+            continue
+        model, _ = FastLanguageModel.from_pretrained(args.model, max_seq_length=longest, dtype=torch.bfloat16, load_in_4bit=True)
         model = FastLanguageModel.get_peft_model(model, r=64, target_modules=["q_proj", "v_proj"], lora_alpha=16, lora_dropout=0, bias="none",
                                                  use_gradient_checkpointing=checkpointing, random_state=1)
-        measure(model, label, lengths, steps, warm=4)
+        measure(model, label, args.lengths, args.steps, warm=4)
+        if not checkpointing:
+            measure_padded(model, label, args.batches)
         del model
         gc.collect()
         torch.cuda.empty_cache()
@@ -260,7 +308,7 @@ def measure_hugging_face(args):
     if have("transformers") and have("peft"):
         four_bit = have("bitsandbytes") and args.model != ""
         name = "HF + PEFT" + (" + bitsandbytes NF4" if four_bit else ", bf16 weights (no 4 bits)")
-        peer(name, lambda: hugging_face(name, args.model, four_bit, args.lengths, args.steps))
+        peer(name, lambda: hugging_face(name, args.model, four_bit, args))
 
 
 def measure_unsloth(args):
@@ -271,7 +319,7 @@ def measure_unsloth(args):
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as compiled:  # else a folder in the one that we are in
         os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", compiled)
-        peer("Unsloth", lambda: unsloth(args.model, args.lengths, args.steps))
+        peer("Unsloth", lambda: unsloth(args))
 
 
 def peer(name, run):
@@ -285,19 +333,34 @@ def peer(name, run):
 PARTS = {"floors": measure_floors, "hf": measure_hugging_face, "unsloth": measure_unsloth}
 
 
+def read_batches(path):
+    """The batches of a file: lists of their documents' lengths."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            batches = json.load(f)
+    except (OSError, ValueError) as e:
+        raise argparse.ArgumentTypeError(f"{path}: {e}: write it with benchgpu packed -batches") from e
+    if not isinstance(batches, list) or not batches or not all(isinstance(b, list) and b and all(type(n) is int and n > 0 for n in b) for b in batches):
+        raise argparse.ArgumentTypeError(f"{path}: want a list of batches, each a list of lengths: write it with benchgpu packed -batches")
+    return batches
+
+
 def arguments(argv=None):
     ap = argparse.ArgumentParser(description="Floors of one GPU and other trainers' speed on it.")
     ap.add_argument("--model", default="", help="folder of a Llama-2-7B checkpoint, for 4-bit peers")
-    ap.add_argument("--lengths", default="512,1024,2048", help="tokens of a row")
+    ap.add_argument("--lengths", default="512,1024,2048", help="tokens of a row; empty for none")
+    ap.add_argument("--batches", type=read_batches, default=[], help="file of `benchgpu packed -batches`: padded batches to train on")
     ap.add_argument("--steps", type=int, default=5)
     ap.add_argument("--only", default="floors,hf", help="parts to run, with commas: " + ", ".join(PARTS) + "; unsloth not beside hf")
     args = ap.parse_args(argv)
-    args.lengths, args.only = [int(s) for s in args.lengths.split(",")], args.only.split(",")
+    args.lengths, args.only = [int(s) for s in args.lengths.split(",") if s], args.only.split(",")
     unknown = [p for p in args.only if p not in PARTS]
     if unknown:
         ap.error(f"--only {','.join(unknown)}: want some of {', '.join(PARTS)}")
     if {"hf", "unsloth"} <= set(args.only):
         ap.error("--only hf,unsloth: Unsloth changes transformers for its whole process: run it in one of its own")
+    if not args.lengths and not args.batches and args.only != ["floors"]:
+        ap.error("--lengths is empty and there is no --batches: a peer has nothing to train on")
     return args
 
 

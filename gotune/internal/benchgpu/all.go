@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -118,16 +119,25 @@ func (m *measurement) jobs(self string) []job {
 		add("train lean fp8", append(lean, "-fp8", layerwise.FP8Forward)...)
 		add("longest", self, "longest", "-model", whole, "-pool", "14.5", "-double", "-steps", "1")
 	}
-	add("packed", self, "packed", "-model", whole, "-memory", "auto")
+	add("packed", self, "packed", "-model", whole, "-memory", "auto", "-batches", m.batches())
 	add("decode", self, "decode", "-model", whole)
 	add("merge", self, "merge", "-model", whole, "-out", filepath.Join(m.models, "merged"))
 	if m.peers != "" {
 		// Each by itself: Unsloth changes transformers for its whole process.
 		add("floors", m.python, m.peers, "--only", "floors")
 		add("peers hf", m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "hf")
-		add("peers unsloth", m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "unsloth")
+		unsloth := []string{m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "unsloth"}
+		if selected("packed", m.only) || !missing(m.batches()) {
+			unsloth = append(unsloth, "--batches", m.batches())
+		}
+		add("peers unsloth", unsloth...)
 	}
 	return jobs
+}
+
+// batches is the file that packed tells a peer its padded batches by.
+func (m *measurement) batches() string {
+	return filepath.Join(cmp.Or(m.logs, m.models), "padded_batches.json")
 }
 
 func missing(path string) bool {

@@ -32,7 +32,8 @@
 //	packed    useful tokens/s (padding not counted) on documents of real lengths (log-normal, mean
 //	          350, cut at 1,024): packed rows, which -alone measures alone, and padded batches
 //	          of 4, grouped by length; GOTUNE_ATTENTION=bias gives packed rows a bias on
-//	          every GPU with fused attention
+//	          every GPU with fused attention. -batches writes the grouped batches to a file:
+//	          a peer (--batches) trains on them, each padded to its longest document
 //	decode    logits of a token read behind a prompt and with it; tokens/s of greedy streams,
 //	          with the adapter and without, picked on the device, on the host, and the time of
 //	          each program with calls awaited; batches (-batches) of ragged prompts

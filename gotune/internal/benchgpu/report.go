@@ -18,6 +18,9 @@ import (
 const (
 	peerFast = "Unsloth"
 	peerLean = "Unsloth, offloaded checkpointing"
+
+	// peerPadded is peerFast on the batches that packed writes.
+	peerPadded = peerFast + ", padded batches grouped by length"
 )
 
 // elsewhere are figures of other trainers on another H200: Llama-2-7B shapes, NF4, LoRA
@@ -93,6 +96,19 @@ N× is tokens/s by the peer's of this run; (≤ GiB): at a peak of at most the p
 		}
 		fmt.Fprintf(w, "%-8s %-24s %s %s\n", r.Stage, r.Case, strings.Join(values, ", "), r.Text)
 	}
+	if ours, peer := usefulSpeed(records, "packed", "packed"), usefulSpeed(records, "peers", peerPadded); ours > 0 && peer > 0 {
+		fmt.Fprintf(w, "\npacked over %s's padded batches, same run: %.2f×\n", peerFast, ours/peer)
+	}
+}
+
+// usefulSpeed is the useful tokens/s of the last record of a case that has them, or 0.
+func usefulSpeed(records []record, stage, name string) (speed float64) {
+	for _, r := range records {
+		if r.Stage == stage && r.Case == name {
+			speed = cmp.Or(r.Value["useful tok/s"], speed)
+		}
+	}
+	return speed
 }
 
 // rowsOf collects the rows of a stage, in the order of the records. A case that was

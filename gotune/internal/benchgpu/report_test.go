@@ -24,6 +24,19 @@ record {"stage": "floor", "case": "GEMMs of a step, sustained, 4096 tokens", "te
 record {"stage": "peers", "case": "HF + PEFT + bitsandbytes NF4", "text": "failed: no memory", "value": {}}
 `
 
+// recordedPacked and recordedPadded are packed rows and the peer's padded batches of one run,
+// each once too often; the speeds are made up.
+const (
+	recordedPacked = `record {"stage":"packed","case":"packed","value":{"useful tok/s":15000}}
+record {"stage":"packed","case":"packed","value":{"useful tok/s":21000}}
+record {"stage":"packed","case":"padded, grouped by length","value":{"useful tok/s":16000}}
+record {"stage":"packed","case":"ratio","text":"useful tokens/s of packed rows","value":{"over padded, grouped by length":1.3125}}
+`
+	recordedPadded = `record {"stage": "peers", "case": "Unsloth, padded batches grouped by length", "text": "50 batches", "value": {"useful tok/s": 14000.0, "GiB": 18.0}}
+record {"stage": "peers", "case": "Unsloth, padded batches grouped by length", "text": "failed: no memory", "value": {}}
+`
+)
+
 // Each of gotune's rows has its ratio to the peer of the same run below it: a row that
 // keeps inputs in the host's memory to the peer that does, with the peaks compared, and a
 // row in a bounded pool, which no peer had, none. Copied figures are for peers without any.
@@ -70,6 +83,27 @@ func TestReportFiles(t *testing.T) {
 	for _, args := range [][]string{nil, {file + ".missing"}} {
 		if err := reportFiles(t.Context(), args); err == nil {
 			t.Errorf("%v gave no error", args)
+		}
+	}
+}
+
+// Packed rows have their ratio to the peer's padded batches where both were measured, below a
+// table that these records leave as it is.
+func TestReportPacked(t *testing.T) {
+	printed := func(s string) string {
+		var sb strings.Builder
+		report(&sb, parseRecords(s))
+		return sb.String()
+	}
+	plain, both := printed(recorded), printed(recorded+recordedPacked+recordedPadded)
+	rest, ok := strings.CutPrefix(both, plain)
+	const line = "\npacked over Unsloth's padded batches, same run: 1.50×\n"
+	if !ok || !strings.HasSuffix(rest, "useful tok/s 14000 50 batches\npeers    Unsloth, padded batches grouped by length  failed: no memory\n"+line) {
+		t.Errorf("the report is\n%s\nwant the table as without the packed rows, then their lines and %q", both, line)
+	}
+	for _, half := range []string{recordedPacked, recordedPadded} {
+		if got := printed(recorded + half); strings.Contains(got, "packed over") {
+			t.Errorf("a ratio of one half:\n%s", got)
 		}
 	}
 }
