@@ -20,6 +20,17 @@
 // Measured on two CPU cores: the tests of package layerwise, 197 programs, take
 // 76 s when they compile them and 5 s when they find them, 19 MB.
 //
+// # Kernels
+//
+// Folder kernel holds gotune's own CUDA kernels: the product of a packed 4-bit matrix with
+// vectors for decoding ([PackedProduct]), and of training steps a norm with its dropped
+// copies ([RMSNorm]), its gradient with the residual sum ([RMSNormBackward]) and the gradient
+// through adapters' dropped inputs ([DroppedSum]). NVRTC compiles them for the GPU at hand
+// in 2 to 3 s, once for an installation ([UseKernels]); XLA's programs call them as custom
+// calls. Package layerwise holds each against XLA's code on the device before its use, and a
+// test runs the training kernels' source on a processor (kernel/testdata/host.c).
+// GOTUNE_KERNELS=off leaves all of them out.
+//
 // The package is the only one of gotune with cgo: it opens libcuda.so.1 by name
 // at run time, so programs start on machines without a GPU as well.
 package cuda

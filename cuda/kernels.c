@@ -49,7 +49,7 @@ static float float_of(long bits) {
 	return f;
 }
 
-enum { THREADS = 256, DROPPED_THREADS = 512, TABLE_BYTES = 2048, INVALID = 1 /* CUDA_ERROR_INVALID_VALUE */ };
+enum { THREADS = 256, TABLE_BYTES = 2048, INVALID = 1 /* CUDA_ERROR_INVALID_VALUE */ };
 
 // The handlers of custom calls get the operands and then the results in buffers; opaque is the call's configuration.
 
@@ -139,9 +139,9 @@ static void call_dropped_sum(void *stream, void **buffers, const char *opaque, s
 	unsigned depth = (unsigned)(rank + 15) / 16 * 16, bytes = 64 * 68 * 4 + (unsigned)m.n * 2 * (64 * (depth + 8) + depth * 136);
 	unsigned columns = (unsigned)d / 128, tiles = (unsigned)(rows + 63) / 64;
 	int fit = 0, entry = DROPPED_SUM + (c[3] != 0) * 2 + (last > 1);
-	if (occupancy(&fit, entries[entry], DROPPED_THREADS, bytes) || fit < 1) fit = 1;
+	if (occupancy(&fit, entries[entry], THREADS, bytes) || fit < 1) fit = 1;
 	unsigned side = (unsigned)(fit * processors) / columns;
-	note(launch(entries[entry], columns, side < 1 ? 1 : side > tiles ? tiles : side, 1, DROPPED_THREADS, 1, 1, bytes, stream, args, NULL));
+	note(launch(entries[entry], columns, side < 1 ? 1 : side > tiles ? tiles : side, 1, THREADS, 1, 1, bytes, stream, args, NULL));
 }
 
 static const struct { const char *name; void (*call)(void *, void **, const char *, size_t, void *); } targets[] = {

@@ -4,11 +4,13 @@
 //
 // A block keeps 128 columns of the adapters' A in shared memory and goes through rows of out [T, D], 64 at a time, by the tensor cores (mma.m16n8k16,
 // float32 sums); masks are made where the sums stand in registers, while the next rows of g are on their way. XLA writes each g·a, and reads
-// all of them for the masks. R is a multiple of 8, D of 128; the adapters' R together are at most 192 (SUM_BYTES of shared memory). Compute capability 8.0.
+// all of them for the masks. R is a multiple of 8, D of 128; the adapters' R together are at most 192. Compute capability 8.0.
+//
+// On an H200, T = D = 4,096, two adapters of R=64: 50 µs, XLA 58 in three kernels. Most of it is the masks: 512 threads a block with smaller tiles took 57, 64 rows
+// a block without A kept 55.
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 
-#define SUM_THREADS 512
 #define SUM_ROWS 64
 #define SUM_COLS 128
 #define SUM_A 136   // elements of a row of a, and words of a row of out: what keeps eight rows out of each other's banks
@@ -39,12 +41,11 @@ DEVICE void multiply(float *c, const u32 *a, const u32 *b, int type) {
 }
 #endif
 
-// copy_g begins the copies of 64 rows of one adapter's g, of depth (R in whole sixteens) and 8 elements a row. A row is 1 << shift threads' work.
-DEVICE void copy_g(u16 *to, const u16 *g, int row0, int rows, int rank, int depth, int shift) {
-	const int r = (threadIdx.x & ((1 << shift) - 1)) * 8;
-	if (r >= depth) return;
-	for (int row = threadIdx.x >> shift; row < SUM_ROWS; row += SUM_THREADS >> shift) {
-		const int in = row0 + row < rows && r < rank;
+// copy_g begins the copies of 64 rows of one adapter's g, of depth (R in whole sixteens) and 8 elements a row.
+DEVICE void copy_g(u16 *to, const u16 *g, int row0, int rows, int rank, int depth) {
+	const int pieces = depth / 8;
+	for (int at = threadIdx.x; at < SUM_ROWS * pieces; at += 256) {
+		const int row = at / pieces, r = (at - row * pieces) * 8, in = row0 + row < rows && r < rank;
 		copy_async(to + row * (depth + 8) + r, in ? g + (size_t)(row0 + row) * rank + r : g, in ? 16 : 0);
 	}
 }
@@ -53,8 +54,8 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 	int rank, u32 word0, u32 word1, u32 limit, float scale, const int slots, const int type) {
 	SHARED_BYTES(sum_shared);
 	const int t = threadIdx.x, lane = t & 31, warp = t >> 5, col0 = blockIdx.x * SUM_COLS;
-	const int wr = (warp >> 2) * 16, wc = (warp & 3) * 32; // the warp's 16×32
-	const int depth = (rank + 15) & ~15, shift = 32 - __clz(depth / 8 - 1), g_size = SUM_ROWS * (depth + 8), a_size = depth * SUM_A;
+	const int wr = (warp >> 2) * 32, wc = (warp & 3) * 32; // the warp's 32×32
+	const int depth = (rank + 15) & ~15, g_size = SUM_ROWS * (depth + 8), a_size = depth * SUM_A;
 	u32 *words = (u32 *)sum_shared;
 	u16 *gs = (u16 *)(words + SUM_ROWS * SUM_OUT), *as = gs, *to;
 	int tile = blockIdx.y;
@@ -65,7 +66,7 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 #pragma unroll
 	for (int i = 0; i < SLOTS; i++) {
 		if (i >= slots || !g[i]) continue;
-		for (int at = t; at < depth * 16; at += SUM_THREADS) {
+		for (int at = t; at < depth * 16; at += 256) {
 			const int r = at >> 4, c = (at & 15) * 8, in = r < rank;
 			copy_async(to + r * SUM_A + c, in ? a[i] + (size_t)r * d + col0 + c : a[i], in ? 16 : 0);
 		}
@@ -74,7 +75,7 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 	to = gs;
 #pragma unroll
 	for (int i = 0; i < SLOTS; i++)
-		if (i < slots && g[i]) copy_g(to, g[i], tile * SUM_ROWS, rows, rank, depth, shift), to += g_size;
+		if (i < slots && g[i]) copy_g(to, g[i], tile * SUM_ROWS, rows, rank, depth), to += g_size;
 	word_key key[2] = {{0, 0}, {0, 0}};
 	u32 before = 0;
 	if (limit) {
@@ -83,7 +84,7 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 		if (from) before = *from;
 	}
 	for (; tile * SUM_ROWS < rows; tile += gridDim.y) {
-		float sum[SLOTS][4][4];
+		float sum[SLOTS][2][4][4];
 		const u16 *gi = gs, *ai = as;
 		copies_done();
 		__syncthreads();
@@ -91,15 +92,17 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 		for (int i = 0; i < SLOTS; i++) {
 			if (i >= slots) break;
 #pragma unroll
-			for (int k = 0; k < 16; k++) sum[i][k >> 2][k & 3] = 0;
+			for (int k = 0; k < 32; k++) sum[i][k >> 4][k >> 2 & 3][k & 3] = 0;
 			if (!g[i]) continue;
 			for (int k = 0; k < depth; k += 16) {
-				u32 p[4], q[2][4];
-				load_matrices(p, gi + (wr + (lane & 15)) * (depth + 8) + k + (lane >> 4) * 8, 0);
-				load_matrices(q[0], ai + (k + (lane & 15)) * SUM_A + wc + (lane >> 4) * 8, 1);
-				load_matrices(q[1], ai + (k + (lane & 15)) * SUM_A + wc + 16 + (lane >> 4) * 8, 1);
+				u32 p[2][4], q[2][4];
 #pragma unroll
-				for (int j = 0; j < 4; j++) multiply(sum[i][j], p, q[j >> 1] + (j & 1) * 2, type);
+				for (int j = 0; j < 2; j++) {
+					load_matrices(p[j], gi + (wr + j * 16 + (lane & 15)) * (depth + 8) + k + (lane >> 4) * 8, 0);
+					load_matrices(q[j], ai + (k + (lane & 15)) * SUM_A + wc + j * 16 + (lane >> 4) * 8, 1);
+				}
+#pragma unroll
+				for (int j = 0; j < 8; j++) multiply(sum[i][j >> 2][j & 3], p[j >> 2], q[(j & 3) >> 1] + (j & 1) * 2, type);
 			}
 			gi += g_size, ai += a_size;
 		}
@@ -107,37 +110,36 @@ DEVICE void dropped_sum(const u16 *const *g, const u16 *const *a, const u32 *key
 		to = gs;
 #pragma unroll
 		for (int i = 0; i < SLOTS; i++)
-			if (i < slots && g[i] && (tile + gridDim.y) * SUM_ROWS < rows) copy_g(to, g[i], (tile + gridDim.y) * SUM_ROWS, rows, rank, depth, shift), to += g_size;
-		const int row0 = tile * SUM_ROWS, row = wr + (lane >> 2), col = wc + (lane & 3) * 2; // the thread's first; it has row + 8 and each eighth column, too
-		const u32 first = (before + row0 + row) * (u32)d + (u32)(col0 + col);
+			if (i < slots && g[i] && (tile + gridDim.y) * SUM_ROWS < rows) copy_g(to, g[i], (tile + gridDim.y) * SUM_ROWS, rows, rank, depth), to += g_size;
+		const int row0 = tile * SUM_ROWS;
 #pragma unroll
-		for (int k = 0; k < 8; k++) { // pairs of columns
-			const int ci = k >> 1, low = k & 1;
+		for (int k = 0; k < 16; k++) { // pairs of columns
+			const int ri = k >> 3, ci = k >> 1 & 3, low = k & 1, row = wr + ri * 16 + low * 8 + (lane >> 2), col = wc + ci * 8 + (lane & 3) * 2;
 			float v[2] = {0, 0};
 #pragma unroll
 			for (int e = 0; e < 2; e++) {
-				const u32 element = first + (low ? 8 * (u32)d : 0) + (u32)(8 * ci + e);
+				const u32 element = (before + row0 + row) * (u32)d + (u32)(col0 + col + e);
 #pragma unroll
 				for (int n = 0; n < 2; n++) {
 					if (2 * n >= slots) break;
 					const u32 bits = limit ? bits_of(element, key[n]) : 0;
-					v[e] += keeps(bits, 0, limit) ? sum[2 * n][ci][low * 2 + e] : 0;
-					v[e] += keeps(bits, 1, limit) ? sum[2 * n + 1][ci][low * 2 + e] : 0;
+					v[e] += keeps(bits, 0, limit) ? sum[2 * n][ri][ci][low * 2 + e] : 0;
+					v[e] += keeps(bits, 1, limit) ? sum[2 * n + 1][ri][ci][low * 2 + e] : 0;
 				}
 			}
-			words[(row + low * 8) * SUM_OUT + (col >> 1) + 4 * ci] = narrow2(v[0] * scale, v[1] * scale, type);
+			words[row * SUM_OUT + (col >> 1)] = narrow2(v[0] * scale, v[1] * scale, type);
 		}
 		__syncthreads();
 #pragma unroll
-		for (int k = 0; k < SUM_ROWS * 16 / SUM_THREADS; k++) {
-			const int place = k * SUM_THREADS + t, row = place >> 4;
+		for (int k = 0; k < 4; k++) {
+			const int place = k * 256 + t, row = place >> 4;
 			if (row0 + row < rows) *(uint4 *)(out + (size_t)(row0 + row) * d + col0 + (place & 15) * 8) = *(const uint4 *)(words + row * SUM_OUT + (place & 15) * 4);
 		}
 	}
 }
 
 #define SUM(name, slots, type) \
-	ENTRY void __launch_bounds__(SUM_THREADS, slots < 4 ? 2 : 1) gotune_dropped_sum_##name##_##slots(const u16 *g0, const u16 *g1, const u16 *g2, const u16 *g3, \
+	ENTRY void __launch_bounds__(256, slots < 4 ? 2 : 1) gotune_dropped_sum_##name##_##slots(const u16 *g0, const u16 *g1, const u16 *g2, const u16 *g3, \
 		const u16 *a0, const u16 *a1, const u16 *a2, const u16 *a3, const u32 *keys, const u32 *where, const u32 *from, u16 *out, int rows, int d, int rank, \
 		u32 word0, u32 word1, u32 limit, float scale) { \
 		const u16 *const g[SLOTS] = {g0, g1, g2, g3}, *const a[SLOTS] = {a0, a1, a2, a3}; \

@@ -32,7 +32,6 @@ static void __syncthreads(void) { pthread_barrier_wait(&block); }
 static void warp_wait(void) { pthread_barrier_wait(&warps[threadIdx.x / 32]); }
 static unsigned __float_as_uint(float f) { unsigned u; memcpy(&u, &f, 4); return u; }
 static float __uint_as_float(unsigned u) { float f; memcpy(&f, &u, 4); return f; }
-static int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
 static float rsqrtf(float v) { return 1 / sqrtf(v); }
 static float __shfl_xor_sync(unsigned all, float v, int other) {
 	(void)all;

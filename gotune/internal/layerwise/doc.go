@@ -48,12 +48,13 @@
 //	bias    whole rows with a bias [B, 1, S, S] on the scores: other GPUs, and sliding
 //	        windows shorter than a row
 //
-// On an H200 (7B shapes, B=4, S=1,024, 32 layers unpacked) a step of packed rows takes
-// 211 ms by ragged and 219 ms by bias, one of whole rows 192 to 196 ms. Gradients by ragged
-// are off by 0.036 there in bfloat16, as those of whole rows are. On documents of real
-// lengths (benchgpu packed) packed rows train 19,316 useful tokens/s and padded batches
-// 13,949, of whose tokens 75 % are useful: 1.385 times as many. Copying the documents to
-// rows of their own, which any fused attention takes, took 216 to 234 ms a step.
+// On an H200 (7B shapes, B=4, S=1,024, layers unpacked) a step of packed rows takes 195 ms by
+// ragged, one of whole rows 194; by bias 8 ms more. Gradients by ragged are off by 0.036 there in
+// bfloat16, as those of whole rows are. On documents of real lengths (benchgpu packed)
+// packed rows train 20,955 useful tokens/s; padded batches grouped by length 15,325, of whose
+// tokens 75 % are useful in four lengths, shuffled ones 10,647. Unsloth trains the
+// grouped ones, each as long as its longest document, at 10,099 in the same run: short
+// batches do not fill the GPU.
 //
 // All else takes plain attention, whose scores exist for an eighth of a row's queries at
 // a time: a T4, a CPU, float32. GOTUNE_ATTENTION=plain turns the fused one off, bias its
@@ -81,25 +82,43 @@
 // and the peak of device memory in GiB (scripts/bench_gpu):
 //
 //	                                             S=512           S=1,024         S=2,048
-//	residuals kept, layers unpacked (auto)       21,393 (22.3)   21,324 (28.4)   20,734 (40.2)
+//	residuals kept, layers unpacked (auto)       20,989 (22.3)   21,159 (28.4)   20,527 (40.2)
 //	the same, forward in 8-bit floats                            24,943 (34.3)   23,898 (46.1)
 //	the same, both ways in 8-bit floats                          29,737 (28.2)   28,971 (40.0)
 //	residuals kept                               18,411 (10.7)   19,477 (16.5)   19,291 (28.3)
 //	computed again, double quantization          14,394 (5.3)    14,997 (6.1)    14,855 (7.9)
-//	offload, double quantization                 13,343 (4.5)    14,460 (4.9)    14,670 (5.7)
+//	offload, double quantization                 13,523 (4.4)    14,837 (4.8)    14,769 (5.5)
+//	the same, forward in 8-bit floats            14,444 (4.6)    17,026 (4.8)    18,426 (5.6)
+//	the same, both ways in 8-bit floats          14,583 (4.6)    18,249 (4.7)    20,542 (5.4)
+//	Unsloth in the run of the first row          15,762 (11.6)   17,208 (18.4)   17,246 (32.0)
+//	Unsloth, offloaded checkpointing, same run    9,777 (4.6)    11,761 (5.0)    11,921 (5.7)
 //
-// Offload is by parts, with attention kept in the host's memory too; bfloat16 alone was 20,901 a
-// second time. Planned peaks are within 1 % of these, offload 3 %. One row of 41,984 tokens trains in 14.5 GiB (peak
-// 8.3 GiB, 6,346 tokens/s). The first step takes 11 s in a new installation and 1 s with the
-// programs in the cache.
+// Offload is by parts, with attention kept in the host's memory too. The first row, the sixth and
+// Unsloth's are of one run; machines differ: on two others the first row was 21,315 and
+// 20,609, Unsloth 17,785 and 17,767 at S=1,024 and 2,048, and 21,675 and 20,840. Planned
+// peaks are within 1 % of these, offload 3 %. One row of 41,984 tokens trains in 14.5 GiB
+// (peak 8.3 GiB, 6,346 tokens/s). B=4, S=1,024 in float16 with plain attention trains there,
+// too (peak 13.3 GiB). The first step takes 9 s in a new installation and 1 s with the
+// programs in the cache. Llama-3-8B shapes: 18,380 tokens/s at S=1,024 (31.0 GiB).
 //
-// A layer's forward takes 2.76 ms at S=1,024 with unpacked layers, of which the products of
-// the base take 2.36, attention 0.10, all else 0.29; its backward 3.21, of which 2.38, 0.34
-// and 0.49. The products run at 815 TFLOP/s in the first steps and at 700 from then on: the
-// GPU is at its limit of 700 W, and its clock falls from 1,980 to 1,470 to 1,600 MHz. What
-// is left in the hand is the energy of the products: 8-bit floats halve it ([TrainOptions.FP8]).
-// Beyond them: the adapters' products and dropout 0.25 ms a layer, which own kernels could halve;
-// gaps between kernels 0.06. cuda/dev traces every kernel's time.
+// A layer's forward takes 2.66 ms at S=1,024 with unpacked layers, of which the products of
+// the base take 2.30, attention 0.10, all else 0.26; its backward 3.17, of which 2.37, 0.35
+// and 0.45. The products run at 815 TFLOP/s in the first steps and at 680 to 700 from then
+// on: the GPU is at its limit of 700 W, and its clock falls from 1,980 to 1,470 to 1,600 MHz. So a
+// step's time is its energy, of which the products are about four fifths. What that taught:
+//
+//   - The training kernels (trainkernel.go) take 0.06 ms of a layer's 5.8 away and make a step 0
+//     to 0.7 % faster at S=1,024 and 0.7 % at S=2,048, in pairs of runs with and without them.
+//   - cuBLAS's algorithms for a product, each run hot for a quarter of a second, differ by less
+//     than two runs of the same one do (3 %), but for those that are plainly slow. XLA's choice,
+//     made cold, is among the best. Weights turned over, for gradients, gain nothing.
+//   - Programs without command buffers (--xla_gpu_enable_command_buffer=) are as fast.
+//   - 8-bit floats halve the products' energy ([TrainOptions.FP8]).
+//
+// Next by size in bfloat16: products without a workspace, whose kernels need no counter set to
+// zero before them (XLA takes those for weights that are slices of a larger tensor; it gave
+// 190 µs for 198 on another operand), about 1 %; the masks' arithmetic, which is what the kernels'
+// time is now; gaps between kernels 0.06 ms a layer. cuda/dev traces every kernel's time.
 //
 // On two CPU cores, float32, a step of the embedded model takes about as many
 // core-seconds as PyTorch's: both sit at the matrix products' rate.

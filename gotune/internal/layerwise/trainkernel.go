@@ -17,7 +17,8 @@ import (
 // trainKernels are the CUDA kernels of a training step that a model's programs call in
 // place of XLA's code: a norm with its dropped copies, a norm's gradient, the gradient
 // through dropped inputs. nil is none. What they compute is [rmsNorm],
-// [dropoutRNG.apply] and [rmsNormBackward] with fewer roundings.
+// [dropoutRNG.apply] and [rmsNormBackward] with fewer roundings. What they gain is in the
+// package's doc and in the kernels' sources.
 type trainKernels struct {
 	dt   dtypes.DType
 	sums bool // the gradient through dropped inputs: compute capability 8.0
