@@ -98,7 +98,7 @@
 // 20,609, Unsloth 17,785 and 17,767 at S=1,024 and 2,048, and 21,675 and 20,840. Planned
 // peaks are within 1 % of these, offload 3 %. One row of 41,984 tokens trains in 14.5 GiB
 // (peak 8.3 GiB, 6,346 tokens/s). B=4, S=1,024 in float16 with plain attention trains there,
-// too (peak 13.3 GiB). The first step takes 9 s in a new installation and 1 s with the
+// too (peak 13.3 GiB). The first step takes 9 s in a new installation, the kernels 2, and 1 s with the
 // programs in the cache. Llama-3-8B shapes: 18,380 tokens/s at S=1,024 (31.0 GiB).
 //
 // A layer's forward takes 2.66 ms at S=1,024 with unpacked layers, of which the products of

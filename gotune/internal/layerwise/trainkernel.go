@@ -2,7 +2,6 @@ package layerwise
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 
@@ -135,84 +134,106 @@ func (r *dropoutRNG) masks(projs []string) (m cuda.Masks, in []*Node) {
 	return m, in
 }
 
+// proofRows are more rows than a large GPU takes side by side, proofRank is a usual R.
+const proofRows, proofRank = 640, 64
+
 // proveTrainKernels runs the kernels and XLA's code on the same random values of this
-// model's size, and on more rows than a large GPU takes side by side.
+// model's size.
 func (b *Base) proveTrainKernels(k *trainKernels) error {
-	const rows, rank, p = 640, 64, 0.1
+	in, err := b.proofInputs()
+	defer func() { drop(in...) }()
+	if err != nil {
+		return err
+	}
+	sh, err := shapesOf(in)
+	if err != nil {
+		return err
+	}
+	key := fmt.Sprintf("%sprove training's kernels, sums %t", b.prefix, k.sums)
+	p, err := b.dev.programOn(kernelBackend{b.dev.be}, key, sh, func(_ *Graph, n []*Node) []*Node {
+		var off []*Node
+		for _, c := range b.proofs(k, n) {
+			off = append(off, relativeError(c.fast, c.plain))
+		}
+		return []*Node{Stack(off, 0)}
+	})
+	if err != nil {
+		return err
+	}
+	out, err := p.run(in)
+	if err != nil {
+		return err
+	}
+	defer drop(out...)
+	off, err := download[float32](out[0], p.outputs[0].Size())
+	if err != nil {
+		return err
+	}
+	what := []string{"a norm", "its copy for q", "its copy for k", "its copy for v", "a norm's gradient", "the gradient through dropped inputs"}
+	for i, e := range off {
+		if !(e <= trainKernelTolerance) || cuda.KernelError() != 0 { // also not a number
+			return fmt.Errorf("kernels of training: %s is off by %.3g (relative) from XLA's code, want at most %g; driver error %d", what[i], e, trainKernelTolerance, cuda.KernelError())
+		}
+	}
+	return nil
+}
+
+// proofInputs are x, w, dh, dres, g of two adapters, A of both, f32, and keys, where and
+// from of masks, int32.
+func (b *Base) proofInputs() (in []compute.Buffer, err error) {
 	d := b.cfg.HiddenSize
 	rng := rand.New(rand.NewPCG(1, 1))
-	var in []compute.Buffer
-	defer func() { drop(in...) }()
 	normal := make([]float32, 1<<16)
 	for i := range normal {
 		normal[i] = float32(rng.NormFloat64())
 	}
-	for k, n := range [][2]int{{rows, d}, {1, d}, {rows, d}, {rows, d}, {rows, rank}, {rows, rank}, {rank, d}, {rank, d}} {
+	for k, n := range [][2]int{{proofRows, d}, {1, d}, {proofRows, d}, {proofRows, d}, {proofRows, proofRank}, {proofRows, proofRank}, {proofRank, d}, {proofRank, d}} {
 		flat := make([]float32, n[0]*n[1])
 		for i := range flat {
 			flat[i] = normal[(i*2654435761>>8+k*7919)%len(normal)]
 		}
 		buf, err := b.dev.upload(flat, dtypes.Float32, n[0], n[1])
 		if err != nil {
-			return err
+			return in, err
 		}
 		in = append(in, buf)
 	}
 	for _, words := range [][]int32{{rng.Int32(), rng.Int32()}, {7, 0}, {64}} {
 		buf, err := b.dev.upload(words, dtypes.Int32, len(words))
 		if err != nil {
-			return err
+			return in, err
 		}
 		in = append(in, buf)
 	}
-	sh, err := shapesOf(in)
-	if err != nil {
-		return err
+	return in, nil
+}
+
+// comparison is a kernel's result and XLA's.
+type comparison struct{ fast, plain *Node }
+
+// proofs are what the kernels and XLA make of proofInputs: a norm, its copies for q, k and
+// v, the norm's gradient and, where there is a kernel, that through dropped inputs.
+func (b *Base) proofs(k *trainKernels, n []*Node) (out []comparison) {
+	d, eps := b.cfg.HiddenSize, b.cfg.RMSNormEps
+	cast := func(x *Node) *Node { return ConvertDType(x, b.dt) }
+	x, w, dh, dres := ConvertDType(n[0], b.residual), Reshape(n[1], d), cast(n[2]), ConvertDType(n[3], b.residual)
+	r := dropoutOf(0.1, n[8], n[9])
+	r.from = Bitcast(Reshape(n[10]), dtypes.Uint32)
+	projs := []string{"q_proj", "k_proj", "v_proj"}
+	h := rmsNorm(x, w, eps, b.dt)
+	got, dropped := k.norm(x, w, eps, true, r, projs)
+	out = append(out, comparison{got, h})
+	for i, p := range projs {
+		out = append(out, comparison{dropped[i], r.apply(h, projIndex(p))})
 	}
-	prove := func(_ *Graph, n []*Node) []*Node {
-		cast := func(x *Node) *Node { return ConvertDType(x, b.dt) }
-		x, w, dh, dres := ConvertDType(n[0], b.residual), Reshape(n[1], d), cast(n[2]), ConvertDType(n[3], b.residual)
-		r := dropoutOf(p, n[8], n[9])
-		r.from = Bitcast(Reshape(n[10]), dtypes.Uint32)
-		projs := []string{"q_proj", "k_proj", "v_proj"}
-		h := rmsNorm(x, w, b.cfg.RMSNormEps, b.dt)
-		got, dropped := k.norm(x, w, b.cfg.RMSNormEps, true, r, projs)
-		fast, plain := append([]*Node{got}, dropped...), []*Node{h}
-		for _, p := range projs {
-			plain = append(plain, r.apply(h, projIndex(p)))
-		}
-		fast = append(fast, k.normBackward(x, w, dh, dres, b.cfg.RMSNormEps))
-		plain = append(plain, Add(ConvertDType(dres, dtypes.Float32), rmsNormBackward(x, w, dh, b.cfg.RMSNormEps)))
-		modules := []*loraModule{{loraSpec: &loraSpec{proj: "q_proj", in: d, rank: rank}, a: cast(n[6])}, {loraSpec: &loraSpec{proj: "v_proj", in: d, rank: rank}, a: cast(n[7])}}
-		if k.takesSum(modules) {
-			g := []*Node{cast(n[4]), cast(n[5])}
-			fast = append(fast, k.droppedSum(g, modules, r))
-			plain = append(plain, Add(r.apply(linearNN(g[0], modules[0].a), projIndex("q_proj")), r.apply(linearNN(g[1], modules[1].a), projIndex("v_proj"))))
-		}
-		var off []*Node
-		for i := range fast {
-			off = append(off, relativeError(fast[i], plain[i]))
-		}
-		return []*Node{Stack(off, 0)}
+	out = append(out, comparison{k.normBackward(x, w, dh, dres, eps), Add(ConvertDType(dres, dtypes.Float32), rmsNormBackward(x, w, dh, eps))})
+	module := func(proj string, a *Node) *loraModule {
+		return &loraModule{loraSpec: &loraSpec{proj: proj, in: d, rank: proofRank}, a: cast(a)}
 	}
-	prog, err := b.dev.programOn(kernelBackend{b.dev.be}, fmt.Sprintf("%sprove training's kernels, sums %t", b.prefix, k.sums), sh, prove)
-	if err != nil {
-		return err
+	g, modules := []*Node{cast(n[4]), cast(n[5])}, []*loraModule{module("q_proj", n[6]), module("v_proj", n[7])}
+	if k.takesSum(modules) {
+		q, v := r.apply(linearNN(g[0], modules[0].a), projIndex("q_proj")), r.apply(linearNN(g[1], modules[1].a), projIndex("v_proj"))
+		out = append(out, comparison{k.droppedSum(g, modules, r), Add(q, v)})
 	}
-	out, err := prog.run(in)
-	if err != nil {
-		return err
-	}
-	defer drop(out...)
-	off, err := download[float32](out[0], prog.outputs[0].Size())
-	if err != nil {
-		return err
-	}
-	for i, e := range off {
-		if !(e <= trainKernelTolerance) || math.IsNaN(float64(e)) || cuda.KernelError() != 0 {
-			what := []string{"a norm", "its copy for q", "its copy for k", "its copy for v", "a norm's gradient", "the gradient through dropped inputs"}[i]
-			return fmt.Errorf("kernels of training: %s is off by %.3g (relative) from XLA's code, want at most %g; driver error %d", what, e, trainKernelTolerance, cuda.KernelError())
-		}
-	}
-	return nil
+	return out
 }

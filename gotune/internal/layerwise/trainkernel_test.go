@@ -74,9 +74,19 @@ func onHost(t *testing.T, config string, in [][]byte, out ...int) (results [][]b
 	return results
 }
 
-// emittedCall is the configuration of the one custom call in the text of a graph that
-// build makes on a kernelBackend.
+// emittedCall is the configuration of the one custom call of a graph.
 func emittedCall(t *testing.T, inputs []shapes.Shape, build func(n []*Node) []*Node) (config string) {
+	t.Helper()
+	calls := emittedCalls(t, inputs, build)
+	if len(calls) != 1 {
+		t.Fatalf("custom calls %q, want one", calls)
+	}
+	return calls[0]
+}
+
+// emittedCalls are the configurations of the custom calls in the text of a graph that
+// build makes on a kernelBackend.
+func emittedCalls(t *testing.T, inputs []shapes.Shape, build func(n []*Node) []*Node) (configs []string) {
 	t.Helper()
 	g := NewGraph(kernelBackend{openCPU(t)}, "kernels")
 	var in []*Node
@@ -100,12 +110,11 @@ func emittedCall(t *testing.T, inputs []shapes.Shape, build func(n []*Node) []*N
 	if err != nil {
 		t.Fatal(err)
 	}
-	calls := strings.Split(string(text), `backend_config = "`)
-	if len(calls) != 2 {
-		t.Fatalf("%d custom calls, want one: %s", len(calls)-1, text)
+	for _, call := range strings.Split(string(text), `backend_config = "`)[1:] {
+		config, _, _ := strings.Cut(call, `"`)
+		configs = append(configs, config)
 	}
-	config, _, _ = strings.Cut(calls[1], `"`)
-	return config
+	return configs
 }
 
 // rounded are values of a 16-bit dtype as a device has them, and in float32.
@@ -303,5 +312,31 @@ func TestPlannedKernels(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), cuda.RMSNorm) {
 			t.Errorf("%s: %v, want the kernel %s named", what, err, cuda.RMSNorm)
 		}
+	}
+}
+
+// The proof of the kernels compares each of their results, for as many rows as make their
+// blocks go round.
+func TestTrainKernelProofs(t *testing.T) {
+	b := loadDir(t, oracle.Dir(t, "llama", "gqa"), LoadOptions{ComputeDType: "bfloat16"})
+	in, err := b.proofInputs()
+	defer func() { drop(in...) }()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh, err := shapesOf(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compared int
+	calls := emittedCalls(t, sh, func(n []*Node) (out []*Node) {
+		for _, c := range b.proofs(&trainKernels{dt: b.dt}, n) {
+			out = append(out, c.fast, c.plain)
+			compared++
+		}
+		return out
+	})
+	if len(calls) != 2 || compared != 5 || !strings.HasPrefix(calls[0], cuda.RMSNorm+"_640_") || !strings.HasPrefix(calls[1], cuda.RMSNormBackward+"_640_") {
+		t.Errorf("%d results compared, calls %q; want five of a norm and its gradient", compared, calls)
 	}
 }
