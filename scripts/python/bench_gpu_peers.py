@@ -5,13 +5,14 @@ Prints one line `record {json}` for each result, as gotune/internal/benchgpu doe
 floors   bandwidth of copies, and the matrix products of a 4-bit LoRA step of Llama-2-7B (bfloat16, torch): each alone, with pauses, and
          all of them in a step's order for as long as it takes the GPU to come to its power limit
 hf       tokens/s of Hugging Face transformers + PEFT, in 4 bits where bitsandbytes is installed and a model is given, else with bfloat16 weights
-unsloth  tokens/s of Unsloth. It changes transformers for its whole process, so it runs without hf. Importable have to be unsloth (its folder
+liger    the same with Liger's kernels (liger_kernel) in transformers' Llama
+unsloth  tokens/s of Unsloth. Like Liger it changes transformers for its whole process, so of hf, liger and unsloth one runs at a time. Importable have to be unsloth (its folder
          studio/ isn't needed), unsloth_zoo with unsloth_zoo_downloads beside it, trl < 1.16, datasets < 5 with dill and multiprocess, pydantic
          with pydantic_core, bitsandbytes with the library of torch's CUDA version, peft, transformers and triton: on PYTHONPATH, if
          not in the interpreter's own folder. The tokenizer has to name unk_token or a token for padding; the models of scripts/synth7b do.
          Nothing is fetched or reported: UNSLOTH_DISABLE_STATISTICS and HF_HUB_OFFLINE are set here.
 
---batches names a file of `benchgpu packed -batches`: hf and unsloth also train on those batches, each padded to its longest document, without
+--batches names a file of `benchgpu packed -batches`: the trainers also train on those batches, each padded to its longest document, without
 checkpointing; an empty --lengths leaves the rest out. It is what a trainer does whose padding_free is False: where it is unset, newer versions of
 Unsloth's trainer join a batch's documents into one row on some GPUs.
 
@@ -301,13 +302,22 @@ def measure_floors(args):
         sustained(tokens)
 
 
-def measure_hugging_face(args):
+def measure_liger(args):
+    if not have("liger_kernel"):
+        emit("peers", "not installed", "liger_kernel")
+        return
+    from liger_kernel.transformers import apply_liger_kernel_to_llama
+    apply_liger_kernel_to_llama()
+    measure_hugging_face(args, " + Liger")
+
+
+def measure_hugging_face(args, beside=""):
     missing = [m for m in ("bitsandbytes", "transformers", "peft") if not have(m)]
     if missing:
         emit("peers", "not installed", ", ".join(missing))
     if have("transformers") and have("peft"):
         four_bit = have("bitsandbytes") and args.model != ""
-        name = "HF + PEFT" + (" + bitsandbytes NF4" if four_bit else ", bf16 weights (no 4 bits)")
+        name = "HF + PEFT" + (" + bitsandbytes NF4" if four_bit else ", bf16 weights (no 4 bits)") + beside
         peer(name, lambda: hugging_face(name, args.model, four_bit, args))
 
 
@@ -330,7 +340,8 @@ def peer(name, run):
         emit("peers", name, "failed: " + traceback.format_exc().strip().splitlines()[-1])
 
 
-PARTS = {"floors": measure_floors, "hf": measure_hugging_face, "unsloth": measure_unsloth}
+PARTS = {"floors": measure_floors, "hf": measure_hugging_face, "liger": measure_liger, "unsloth": measure_unsloth}
+TRAINERS = ("hf", "liger", "unsloth")
 
 
 def read_batches(path):
@@ -351,14 +362,14 @@ def arguments(argv=None):
     ap.add_argument("--lengths", default="512,1024,2048", help="tokens of a row; empty for none")
     ap.add_argument("--batches", type=read_batches, default=[], help="file of `benchgpu packed -batches`: padded batches to train on")
     ap.add_argument("--steps", type=int, default=5)
-    ap.add_argument("--only", default="floors,hf", help="parts to run, with commas: " + ", ".join(PARTS) + "; unsloth not beside hf")
+    ap.add_argument("--only", default="floors,hf", help="parts to run, with commas: " + ", ".join(PARTS) + "; of the trainers one at a time")
     args = ap.parse_args(argv)
     args.lengths, args.only = [int(s) for s in args.lengths.split(",") if s], args.only.split(",")
     unknown = [p for p in args.only if p not in PARTS]
     if unknown:
         ap.error(f"--only {','.join(unknown)}: want some of {', '.join(PARTS)}")
-    if {"hf", "unsloth"} <= set(args.only):
-        ap.error("--only hf,unsloth: Unsloth changes transformers for its whole process: run it in one of its own")
+    if sum(p in TRAINERS for p in args.only) > 1:
+        ap.error(f"--only {','.join(args.only)}: Liger and Unsloth change transformers for their whole process: run one trainer in each")
     if not args.lengths and not args.batches and args.only != ["floors"]:
         ap.error("--lengths is empty and there is no --batches: a peer has nothing to train on")
     return args

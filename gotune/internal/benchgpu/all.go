@@ -125,7 +125,9 @@ func (m *measurement) jobs(self string) []job {
 	if m.peers != "" {
 		// Each by itself: Unsloth changes transformers for its whole process.
 		add("floors", m.python, m.peers, "--only", "floors")
-		add("peers hf", m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "hf")
+		for _, peer := range []string{"hf", "liger"} {
+			add("peers "+peer, m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", peer)
+		}
 		unsloth := []string{m.python, m.peers, "--model", whole, "--lengths", m.lengths, "--only", "unsloth"}
 		if selected("packed", m.only) || !missing(m.batches()) {
 			unsloth = append(unsloth, "--batches", m.batches())

@@ -10,7 +10,7 @@
 // Every stage is a process of its own, so that one that fails leaves the others
 // their results, and its error is printed with the last lines of its log. -only runs those whose
 // names begin as one of its words: env, synth, reference, check, load, train, longest, packed,
-// decode, merge, floors, "peers hf", "peers unsloth"; scripts/bench_gpu -only train,peers is
+// decode, merge, floors, "peers hf", "peers liger", "peers unsloth"; scripts/bench_gpu -only train,peers is
 // a table with ratios. Models are those of scripts/synth7b.
 //
 // The floors (matrix products of the 7B shapes, copies) and the peers that are installed are
@@ -31,7 +31,7 @@
 //	          inputs in the host's memory: found by plans, then trained on
 //	packed    useful tokens/s (padding not counted) on documents of real lengths (log-normal, mean
 //	          350, cut at 1,024): packed rows, which -alone measures alone, and padded batches
-//	          of 4, grouped by length; GOTUNE_ATTENTION=bias gives packed rows a bias on
+//	          of 4, grouped by length and shuffled; GOTUNE_ATTENTION=bias gives packed rows a bias on
 //	          every GPU with fused attention. -batches writes the grouped batches to a file:
 //	          a peer (--batches) trains on them, each padded to its longest document
 //	decode    logits of a token read behind a prompt and with it; tokens/s of greedy streams,
