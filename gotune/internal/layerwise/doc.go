@@ -117,7 +117,9 @@
 //
 // Next by size in bfloat16: products without a workspace, whose kernels need no counter set to
 // zero before them (XLA takes those for weights that are slices of a larger tensor; it gave
-// 190 µs for 198 on another operand), about 1 %; the masks' arithmetic, which is what the kernels'
+// 190 µs for 198 on another operand), about 1 %: entries gemm { autotune_workspace_size: 0 }
+// in the file of --xla_gpu_load_autotune_results_from, for XLA refuses its own calls of
+// cuBLAS in a program's text; the masks' arithmetic, which is what the kernels'
 // time is now; gaps between kernels 0.06 ms a layer. cuda/dev traces every kernel's time.
 //
 // On two CPU cores, float32, a step of the embedded model takes about as many
