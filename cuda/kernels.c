@@ -78,7 +78,8 @@ static dropout dropout_of(const long *c) {
 		const uint32_t lane = c[1] >> 4 * i & 15;
 		int w = 0;
 		while (w < words && m.word[w] != lane >> 1) w++;
-		if (w == words && words < 2) m.word[words++] = lane >> 1;
+		if (w == 2) { m.n = -1; break; } // two words have four slots
+		if (w == words) m.word[words++] = lane >> 1;
 		m.slot[i] = m.limit ? 2 * w + (int)(lane & 1) : i;
 	}
 	return m;
@@ -101,9 +102,10 @@ static void call_norm(void *stream, void **buffers, const char *opaque, size_t n
 	int rows = (int)c[0], d = (int)c[1];
 	float eps = float_of(c[3]);
 	dropout m = dropout_of(c + 5);
+	if (m.n < 0 || m.n > 3) { note(INVALID); return; }
 	void *none = NULL, *x = *buffers++, *w = *buffers++, *keys = m.n ? *buffers++ : none, *where = m.n ? *buffers++ : none, *from = m.from ? *buffers++ : none;
 	void *h = c[4] ? *buffers++ : none, *y[4] = {NULL, NULL, NULL, NULL};
-	for (int i = 0; i < m.n && i < 3; i++) y[m.slot[i]] = *buffers++;
+	for (int i = 0; i < m.n; i++) y[m.slot[i]] = *buffers++;
 	void *args[] = {&x, &w, &keys, &where, &from, &h, &y[0], &y[1], &y[2], &y[3], &rows, &d, &eps, &m.word[0], &m.word[1], &m.limit, &m.scale};
 	launch_norm(entries[NORM + (c[2] != 0)], 16, rows, d, stream, args);
 }
@@ -124,9 +126,10 @@ static void call_norm_backward(void *stream, void **buffers, const char *opaque,
 static void call_dropped_sum(void *stream, void **buffers, const char *opaque, size_t n, void *status) {
 	(void)status;
 	long c[9];
-	if (!numbers(opaque, n, c, 9) || c[4] < 1 || c[4] > 3) { note(INVALID); return; }
+	if (!numbers(opaque, n, c, 9)) { note(INVALID); return; }
 	int rows = (int)c[0], d = (int)c[1], rank = (int)c[2], last = 0;
 	dropout m = dropout_of(c + 4);
+	if (m.n < 1 || m.n > 3) { note(INVALID); return; }
 	void *none = NULL, *g[4] = {NULL, NULL, NULL, NULL}, *a[4] = {NULL, NULL, NULL, NULL};
 	for (int i = 0; i < m.n; i++) {
 		g[m.slot[i]] = buffers[i], a[m.slot[i]] = buffers[m.n + i];

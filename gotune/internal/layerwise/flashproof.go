@@ -95,12 +95,7 @@ func (b *Base) proveFused(f fusedAttention, way string) error {
 	if err != nil {
 		return err
 	}
-	out, err := p.run(in)
-	if err != nil {
-		return err
-	}
-	defer drop(out...)
-	off, err := download[float32](out[0], 4)
+	off, err := p.errors(in)
 	if err != nil {
 		return err
 	}
@@ -127,6 +122,16 @@ func fill(v []int32, x int32) {
 	for i := range v {
 		v[i] = x
 	}
+}
+
+// errors runs a proof's program, whose one result are relative errors.
+func (p *program) errors(in []compute.Buffer) ([]float32, error) {
+	out, err := p.run(in)
+	if err != nil {
+		return nil, err
+	}
+	defer drop(out...)
+	return download[float32](out[0], p.outputs[0].Size())
 }
 
 // relativeError is ‖got − want‖ / ‖want‖, f32.

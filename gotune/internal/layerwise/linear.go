@@ -198,12 +198,8 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 		}
 		add(l.rng.apply(Add(linearNN(g, m.a), side), projIndex(proj)))
 	}
-	if l.kernels.takesSum(modules) {
-		add(l.kernels.droppedSum(inner, modules, l.rng))
-	} else {
-		for i, m := range modules {
-			add(l.rng.apply(linearNN(inner[i], m.a), projIndex(m.proj)))
-		}
+	for _, v := range l.wayBack(inner, modules) {
+		add(v)
 	}
 	for _, m := range l.matrices {
 		if joined != nil && m.holds(projs) {
@@ -221,6 +217,18 @@ func (l *linears) backward(x *Node, dys []*Node, joined *Node, t []*Node, projs 
 		}
 	}
 	return dx
+}
+
+// wayBack are the summands mask∘(g·A) of modules with the same input: one by a kernel, or one
+// for each.
+func (l *linears) wayBack(g []*Node, modules []*loraModule) (sum []*Node) {
+	if l.kernels.takesSum(modules) {
+		return []*Node{l.kernels.droppedSum(g, modules, l.rng)}
+	}
+	for i, m := range modules {
+		sum = append(sum, l.rng.apply(linearNN(g[i], m.a), projIndex(m.proj)))
+	}
+	return sum
 }
 
 // gradient is the layer's gradient in the order of its flat vector, f32 [n], zero for

@@ -157,144 +157,177 @@ func littleEndian(v any) []byte {
 	return buf.Bytes()
 }
 
+// hostCheck holds the kernels' source, run on the processor, against plain graphs, for one
+// dtype.
+type hostCheck struct {
+	*testing.T
+	*trainKernels
+	residual dtypes.DType
+	rng      *rand.Rand
+}
+
+// checkWords are what masks are made from: keys, where, from.
+var checkWords = [3][]int32{{-0x61c88647, 0x05ebca6b}, {5, 0}, {3}}
+
+const checkEps = 1e-5
+
+func (c *hostCheck) normal(n int) []float32 {
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(c.rng.NormFloat64())
+	}
+	return v
+}
+
+// stream are values of the residual stream as a device has them, and in float32.
+func (c *hostCheck) stream(n int) ([]byte, []float32) {
+	v := c.normal(n)
+	if c.residual == dtypes.Float32 {
+		return littleEndian(v), v
+	}
+	return rounded(c.dt, v)
+}
+
+// plain runs a graph on XLA's CPU, with results in float32.
+func (c *hostCheck) plain(in []any, f func(n []*Node) []*Node) (out [][]float32) {
+	got := MustExecOnceN(openCPU(c), func(n []*Node) []*Node {
+		res := f(n)
+		for i := range res {
+			res[i] = ConvertDType(res[i], dtypes.Float32)
+		}
+		return res
+	}, in...)
+	for _, x := range got {
+		out = append(out, tensors.MustCopyFlatData[float32](x))
+	}
+	return out
+}
+
+func (c *hostCheck) near(what string, dt dtypes.DType, got []byte, want []float32) {
+	c.Helper()
+	off, size, zeros := 0.0, 0.0, 0
+	for i, g := range widened(dt, got) {
+		off, size = off+math.Pow(float64(g-want[i]), 2), size+math.Pow(float64(want[i]), 2)
+		if (g == 0) != (want[i] == 0) {
+			zeros++
+		}
+	}
+	if e := math.Sqrt(off / size); !(e < 4e-3) || zeros > len(want)/1000 {
+		c.Errorf("%s %s: off by %.3g (relative), %d of %d values dropped otherwise", c.dt, what, e, zeros, len(want))
+	}
+}
+
+// dropoutFrom is dropoutOf behind some tokens.
+func dropoutFrom(p float64, keys, where, from *Node) *dropoutRNG {
+	r := dropoutOf(p, keys, where)
+	r.from = Bitcast(Reshape(from), dtypes.Uint32)
+	return r
+}
+
+var attentionInputs = []string{"q_proj", "k_proj", "v_proj"}
+
+// norms checks a norm of rows of d, its dropped copies and its gradient.
+func (c *hostCheck) norms(d int) {
+	const rows = 6
+	xs, x := c.stream(rows * d)
+	w := c.normal(d)
+	stream, weight := shapes.Make(c.residual, rows, d), shapes.Make(dtypes.Float32, d)
+	i32 := func(n int) shapes.Shape { return shapes.Make(dtypes.Int32, n) }
+	config := emittedCall(c.T, []shapes.Shape{stream, weight, i32(2), i32(2), i32(1)}, func(n []*Node) []*Node {
+		h, y := c.norm(n[0], n[1], checkEps, true, dropoutFrom(0.3, n[2], n[3], n[4]), attentionInputs)
+		return append([]*Node{h}, y...)
+	})
+	size := rows * d * 2
+	got := onHost(c.T, config, [][]byte{xs, littleEndian(w), littleEndian(checkWords[0]), littleEndian(checkWords[1]), littleEndian(checkWords[2])}, size, size, size, size)
+	want := c.plain([]any{x, w, checkWords[0], checkWords[1], checkWords[2]}, func(n []*Node) []*Node {
+		h := rmsNorm(ConvertDType(Reshape(n[0], rows, d), c.residual), n[1], checkEps, c.dt)
+		out := []*Node{h}
+		for _, p := range attentionInputs {
+			out = append(out, dropoutFrom(0.3, n[2], n[3], n[4]).apply(h, projIndex(p)))
+		}
+		return out
+	})
+	for i, v := range want {
+		c.near(fmt.Sprintf("norm of %d, result %d", d, i), c.dt, got[i], v)
+	}
+
+	dhs, dh := rounded(c.dt, c.normal(rows*d))
+	sums, sum := c.stream(rows * d)
+	config = emittedCall(c.T, []shapes.Shape{stream, weight, shapes.Make(c.dt, rows, d), stream}, func(n []*Node) []*Node {
+		return []*Node{c.normBackward(n[0], n[1], n[2], n[3], checkEps)}
+	})
+	got = onHost(c.T, config, [][]byte{xs, littleEndian(w), dhs, sums}, rows*d*c.residual.Size())
+	want = c.plain([]any{x, w, dh, sum}, func(n []*Node) []*Node {
+		r := func(x *Node) *Node { return Reshape(x, rows, d) }
+		return []*Node{Add(r(n[3]), rmsNormBackward(r(n[0]), n[1], r(n[2]), checkEps))}
+	})
+	c.near(fmt.Sprintf("norm of %d backward", d), c.residual, got[0], want[0])
+}
+
+// sum checks the gradient through dropped inputs of so many adapters.
+func (c *hostCheck) sum(adapters int, p float64) {
+	const rows, rank, d = 70, 40, 256
+	var in [][]byte
+	var wide []any
+	var sh []shapes.Shape
+	add := func(dims ...int) {
+		b, v := rounded(c.dt, c.normal(dims[0]*dims[1]))
+		in, wide, sh = append(in, b), append(wide, v), append(sh, shapes.Make(c.dt, dims...))
+	}
+	var modules []*loraModule
+	for i := range adapters {
+		modules = append(modules, &loraModule{loraSpec: &loraSpec{proj: attentionInputs[i], in: d, rank: rank}})
+		add(rows, rank)
+	}
+	for range adapters {
+		add(rank, d)
+	}
+	for _, words := range checkWords[:2] {
+		sh, wide = append(sh, shapes.Make(dtypes.Int32, 2)), append(wide, words)
+		if p > 0 {
+			in = append(in, littleEndian(words))
+		}
+	}
+	config := emittedCall(c.T, sh, func(n []*Node) []*Node {
+		for i, m := range modules {
+			m.a = n[adapters+i]
+		}
+		return []*Node{c.droppedSum(n[:adapters], modules, dropoutOf(p, n[2*adapters], n[2*adapters+1]))}
+	})
+	got := onHost(c.T, config, in, rows*d*2)
+	want := c.plain(wide, func(n []*Node) []*Node {
+		l := &linears{rng: dropoutOf(p, n[2*adapters], n[2*adapters+1])}
+		var g []*Node
+		for i, m := range modules {
+			g, m.a = append(g, Reshape(n[i], rows, rank)), Reshape(n[adapters+i], rank, d)
+		}
+		summands := l.wayBack(g, modules)
+		sum := summands[0]
+		for _, s := range summands[1:] {
+			sum = Add(sum, s)
+		}
+		return []*Node{sum}
+	})
+	c.near(fmt.Sprintf("sum of %d adapters, dropout %g", adapters, p), c.dt, got[0], want[0])
+}
+
 // The training kernels' source, run on the processor through the calls that graphs emit,
 // gives what the plain graphs give, in both dtypes: a norm and its dropped copies, with a
-// row's length that fills a block of threads and one that does not, from a token on; a
+// row's length that fills a block of threads and some that do not, from a token on; a
 // norm's gradient; the gradient through dropped inputs of one to three adapters, with and
 // without dropout.
 func TestTrainKernelsOnHost(t *testing.T) {
-	be := openCPU(t)
-	const eps = 1e-5
-	projs := []string{"q_proj", "k_proj", "v_proj"}
-	words := []int32{-0x61c88647, 0x05ebca6b, 5, 0, 3}
-	rng := rand.New(rand.NewPCG(2, 3))
-	normal := func(n int) []float32 {
-		v := make([]float32, n)
-		for i := range v {
-			v[i] = float32(rng.NormFloat64())
-		}
-		return v
-	}
-	dropout := func(p float64, keys, where, from *Node) *dropoutRNG {
-		r := dropoutOf(p, keys, where)
-		if from != nil {
-			r.from = Bitcast(Reshape(from), dtypes.Uint32)
-		}
-		return r
-	}
-	run := func(in []any, f func(n []*Node) []*Node) (out [][]float32) {
-		got := MustExecOnceN(be, func(n []*Node) []*Node {
-			res := f(n)
-			for i := range res {
-				res[i] = ConvertDType(res[i], dtypes.Float32)
-			}
-			return res
-		}, in...)
-		for _, x := range got {
-			out = append(out, tensors.MustCopyFlatData[float32](x))
-		}
-		return out
-	}
-	i32 := func(dims ...int) shapes.Shape { return shapes.Make(dtypes.Int32, dims...) }
 	for _, dt := range []dtypes.DType{dtypes.BFloat16, dtypes.Float16} {
-		k := &trainKernels{dt: dt, sums: true}
-		residual := dtypes.Float32
+		c := &hostCheck{T: t, trainKernels: &trainKernels{dt: dt, sums: true}, residual: dtypes.Float32, rng: rand.New(rand.NewPCG(2, 3))}
 		if dt == dtypes.BFloat16 {
-			residual = dt
-		}
-		asResidual := func(v []float32) ([]byte, []float32) {
-			if residual == dtypes.Float32 {
-				return littleEndian(v), v
-			}
-			return rounded(dt, v)
-		}
-		check := func(what string, dt dtypes.DType, got []byte, want []float32) {
-			t.Helper()
-			off, size, zeros := 0.0, 0.0, 0
-			for i, g := range widened(dt, got) {
-				off, size = off+math.Pow(float64(g-want[i]), 2), size+math.Pow(float64(want[i]), 2)
-				if (g == 0) != (want[i] == 0) {
-					zeros++
-				}
-			}
-			if e := math.Sqrt(off / size); !(e < 4e-3) || zeros > len(want)/1000 {
-				t.Errorf("%s %s: off by %.3g (relative), %d of %d values dropped otherwise", k.dt, what, e, zeros, len(want))
-			}
+			c.residual = dt
 		}
 		for _, d := range []int{512, 1000, 4200} {
-			const rows = 6
-			xs, x := asResidual(normal(rows * d))
-			ws := normal(d)
-			config := emittedCall(t, []shapes.Shape{shapes.Make(residual, rows, d), shapes.Make(dtypes.Float32, d), i32(2), i32(2), i32(1)}, func(n []*Node) []*Node {
-				h, y := k.norm(n[0], n[1], eps, true, dropout(0.3, n[2], n[3], n[4]), projs)
-				return append([]*Node{h}, y...)
-			})
-			size := rows * d * 2
-			got := onHost(t, config, [][]byte{xs, littleEndian(ws), littleEndian(words[:2]), littleEndian(words[2:4]), littleEndian(words[4:])}, size, size, size, size)
-			want := run([]any{x, ws, words[:2], words[2:4], words[4:]}, func(n []*Node) []*Node {
-				h := rmsNorm(ConvertDType(Reshape(n[0], rows, d), residual), n[1], eps, dt)
-				out := []*Node{h}
-				for _, p := range projs {
-					out = append(out, dropout(0.3, n[2], n[3], n[4]).apply(h, projIndex(p)))
-				}
-				return out
-			})
-			for i, w := range want {
-				check(fmt.Sprintf("norm of %d, result %d", d, i), dt, got[i], w)
-			}
-			dhs, dh := rounded(dt, normal(rows*d))
-			dres, res := asResidual(normal(rows * d))
-			config = emittedCall(t, []shapes.Shape{shapes.Make(residual, rows, d), shapes.Make(dtypes.Float32, d), shapes.Make(dt, rows, d), shapes.Make(residual, rows, d)}, func(n []*Node) []*Node {
-				return []*Node{k.normBackward(n[0], n[1], n[2], n[3], eps)}
-			})
-			got = onHost(t, config, [][]byte{xs, littleEndian(ws), dhs, dres}, rows*d*residual.Size())
-			want = run([]any{x, ws, dh, res}, func(n []*Node) []*Node {
-				r := func(x *Node) *Node { return Reshape(x, rows, d) }
-				return []*Node{Add(r(n[3]), rmsNormBackward(r(n[0]), n[1], r(n[2]), eps))}
-			})
-			check(fmt.Sprintf("norm of %d backward", d), residual, got[0], want[0])
+			c.norms(d)
 		}
 		for adapters := 1; adapters <= 3; adapters++ {
-			const rows, rank, d = 70, 40, 256
 			for _, p := range []float64{0, 0.3} {
-				var in [][]byte
-				var wide []any
-				var sh []shapes.Shape
-				var modules []*loraModule
-				for i := range adapters {
-					modules = append(modules, &loraModule{loraSpec: &loraSpec{proj: projs[i], in: d, rank: rank}})
-					b, v := rounded(dt, normal(rows*rank))
-					in, wide, sh = append(in, b), append(wide, v), append(sh, shapes.Make(dt, rows, rank))
-				}
-				for range adapters {
-					b, v := rounded(dt, normal(rank*d))
-					in, wide, sh = append(in, b), append(wide, v), append(sh, shapes.Make(dt, rank, d))
-				}
-				sh, wide = append(sh, i32(2), i32(2)), append(wide, words[:2], words[2:4])
-				config := emittedCall(t, sh, func(n []*Node) []*Node {
-					for i, m := range modules {
-						m.a = n[adapters+i]
-					}
-					return []*Node{k.droppedSum(n[:adapters], modules, dropout(p, n[2*adapters], n[2*adapters+1], nil))}
-				})
-				if p > 0 {
-					in = append(in, littleEndian(words[:2]), littleEndian(words[2:4]))
-				}
-				got := onHost(t, config, in, rows*d*2)
-				want := run(wide, func(n []*Node) []*Node {
-					var sum *Node
-					for i := range adapters {
-						r := dropout(p, n[2*adapters], n[2*adapters+1], nil)
-						s := r.apply(linearNN(Reshape(n[i], rows, rank), Reshape(n[adapters+i], rank, d)), projIndex(projs[i]))
-						if sum == nil {
-							sum = s
-						} else {
-							sum = Add(sum, s)
-						}
-					}
-					return []*Node{sum}
-				})
-				check(fmt.Sprintf("sum of %d adapters, dropout %g", adapters, p), dt, got[0], want[0])
+				c.sum(adapters, p)
 			}
 		}
 	}
